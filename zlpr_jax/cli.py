@@ -1,0 +1,121 @@
+"""The command line: `zlpr-jax` or `python -m zlpr_jax`.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from zlpr_jax._errors import InputError
+
+RECIPES = {
+    "yeast": "Mulan yeast, 14 labels; the data comes with the installation",
+    "multilabel": "your own file: ARFF, svmlight, CSV, TSV or JSONL",
+}
+# module -> distribution, for everything that an extra brings
+EXTRAS = {
+    "flax": "flax",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tyro": "tyro",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        message, status = str(error), 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        package = EXTRAS[(error.name or "").partition(".")[0]]
+        message = (
+            f"this command needs {package}, which is not installed: "
+            'pip install "zlpr-jax[train]"'
+        )
+        status = 2
+    except BrokenPipeError:
+        # the reader of our output went away, as in `zlpr-jax list | head -1`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
+    print(f"zlpr-jax: error: {message}", file=sys.stderr)
+    return status
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="zlpr-jax", description="Multi-label learning in JAX.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    recipes = "\n".join(f"  {name:12}{text}" for name, text in RECIPES.items())
+    train = commands.add_parser(
+        "train",
+        help="train a recipe and compare ZLPR with BCE",
+        description="Train a recipe and compare ZLPR with BCE.",
+        epilog=f"recipes:\n{recipes}\n\n"
+        "`zlpr-jax train RECIPE --help` lists every setting.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("recipe", choices=RECIPES, metavar="RECIPE")
+    train.add_argument(
+        "settings",
+        nargs=argparse.REMAINDER,
+        help="such as --optimizer.learning-rate 3e-4",
+    )
+    evaluate = commands.add_parser(
+        "evaluate", help="score a trained model", description="Score a trained model."
+    )
+    _add_run(evaluate)
+    evaluate.add_argument("--data", help="labelled file; default: the run's test rows")
+    predict = commands.add_parser(
+        "predict",
+        help="predict labels for a file",
+        description="Predict labels for a file: one JSON object per row, "
+        '{"id", "labels", "scores"}.',
+    )
+    _add_run(predict)
+    predict.add_argument("--data", required=True, help="file, or - for JSONL on stdin")
+    predict.add_argument("--output", help="file to write; default: standard output")
+    predict.add_argument(
+        "--threshold", type=float, default=0.0, help="predict s > THRESHOLD (default 0)"
+    )
+    commands.add_parser("list", help="list the recipes")
+
+    options = parser.parse_args(arguments)
+    match options.command:
+        case "train":
+            _train(options.recipe, options.settings)
+        case "list":
+            print(recipes)
+        case command:
+            module = importlib.import_module(f"zlpr_jax.commands.{command}")
+            values = vars(options)
+            values.pop("command")
+            module.run(**values)
+    return 0
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_path", metavar="RUN", help="run folder of `train`")
+
+
+def _train(recipe: str, settings: Sequence[str]) -> None:
+    import tyro
+
+    module = importlib.import_module(f"zlpr_jax.recipes.{recipe}")
+    config = tyro.cli(module.Config, args=settings, prog=f"zlpr-jax train {recipe}")
+    module.run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""A trained multi-label model, read back from its run folder."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from zlpr_jax._errors import InputError
+from zlpr_jax._task import Task
+from zlpr_jax._typing import PyTree
+from zlpr_jax.data.multilabel import MultilabelData, Schema
+from zlpr_jax.data.tfidf import Tfidf
+from zlpr_jax.models.mlp import MLPConfig
+from zlpr_jax.tasks import multilabel
+from zlpr_jax.training import load_tree, predict, read_json
+
+
+class TrainedModel(NamedTuple):
+    """What a run folder holds: the task, its parameters and how to read files."""
+
+    task: Task
+    params: PyTree
+    state: PyTree
+    schema: Schema
+    tfidf: Tfidf | None
+    config: dict[str, Any]
+
+    def logits(self, data: MultilabelData) -> np.ndarray:
+        """Score every label of every row, `[rows, labels]`."""
+        vectors = multilabel.vectorize(data, self.tfidf)
+        return np.stack(predict(self.task, self.params, self.state, vectors, 256))
+
+
+def load_run(path: Path) -> TrainedModel:
+    """Read a run folder.
+
+    Raises:
+        InputError: If a file is missing, damaged or does not fit the others.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such run folder: give the folder that `zlpr-jax train` made."
+        )
+    config = read_json(path / "config.json")
+    stored = read_json(path / "schema.json")
+    try:
+        network = {**config["network"], "hidden": tuple(config["network"]["hidden"])}
+        task = multilabel.make(MLPConfig(**network))
+        schema = Schema.from_json(stored["data"])
+        tfidf = stored["tfidf"] and Tfidf.from_json(stored["tfidf"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: config.json or schema.json is not what `zlpr-jax train` writes: "
+            f"{error!r}"
+        ) from None
+    params, state = jax.eval_shape(task.init, jax.random.key(0))
+    tree = load_tree(path / "params.safetensors", {"params": params, "state": state})
+    return TrainedModel(task, tree["params"], tree["state"], schema, tfidf, config)

@@ -1,0 +1,40 @@
+"""`zlpr-jax evaluate RUN`: score a trained model on labelled rows."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from zlpr_jax._errors import InputError
+from zlpr_jax.commands._trained import load_run
+from zlpr_jax.data.multilabel import read
+from zlpr_jax.data.yeast import read_yeast
+from zlpr_jax.tasks.scores import MULTILABEL_SCORES
+
+
+def run(run_path: str, data: str | None) -> None:
+    """Print a table of scores.
+
+    Args:
+        run_path: The run folder.
+        data: A labelled file; by default the test rows that the run was scored on.
+    """
+    model = load_run(Path(run_path))
+    if data is not None:
+        rows = read(data, schema=model.schema)
+    elif model.config["recipe"] == "yeast":
+        _, rows = read_yeast()
+    elif (test := model.config["settings"]["test"]) is not None:
+        rows = read(test, schema=model.schema)
+    else:
+        raise InputError(
+            f"{run_path}: the run's test rows were part of its training file: "
+            "name a labelled file with --data."
+        )
+    scores = model.task.score(list(model.logits(rows)), list(rows))
+    table = Table(title=f"{run_path} on {len(rows)} rows of {rows.path}")
+    table.add_column("score")
+    table.add_column("s > 0", justify="right")
+    for name, (title, larger) in MULTILABEL_SCORES.items():
+        table.add_row(f"{title} {'↑' if larger else '↓'}", f"{scores[name]:.4f}")
+    Console().print(table)

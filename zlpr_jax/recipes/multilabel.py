@@ -1,0 +1,63 @@
+"""Any multi-label file: Mulan or MEKA ARFF, svmlight, CSV, TSV or JSONL.
+
+    zlpr-jax train multilabel --data train.arff --test test.arff
+"""
+
+import dataclasses
+from pathlib import Path
+
+from zlpr_jax.recipes._config import ExperimentConfig, check
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Train on files of your own and compare ZLPR with BCE.
+
+    Attributes:
+        data: File to train on.
+        test: File to test on; without one a fixed share of the rows of `data` is kept
+            apart for the test.
+        test_share: That share, in (0, 1).
+        labels: Which columns are labels, where the file does not say: names separated
+            by commas, a pattern such as 'Class*', a number n for the first n columns
+            (-n for the last n), or the one column that lists label names.
+        max_features: Words and word pairs kept of a text, at most.
+    """
+
+    data: Path
+    test: Path | None = None
+    test_share: float = 0.2
+    labels: str | None = None
+    max_features: int = 20_000
+
+    def __post_init__(self):
+        super().__post_init__()
+        check("test_share", self.test_share, low=0, high=1, open_low=True)
+        check("max_features", self.max_features, low=1)
+
+
+def run(config: Config) -> None:
+    """Read the files, train, print the table and write the run folder."""
+    from zlpr_jax.data.multilabel import read
+    from zlpr_jax.recipes._experiment import run_experiment, split
+
+    labels = parse_labels(config.labels)
+    train = read(config.data, labels=labels)
+    if config.test is None:
+        train, test = split(train, config.test_share)
+    else:
+        test = read(config.test, labels=labels, schema=train.schema)
+    run_experiment(
+        "multilabel", config, train, test, max_features=config.max_features
+    )
+
+
+def parse_labels(text: str | None) -> int | str | tuple[str, ...] | None:
+    """What `--labels` means to `read`: a number, names, or one pattern or column."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        names = tuple(name.strip() for name in text.split(","))
+        return names if len(names) > 1 else text

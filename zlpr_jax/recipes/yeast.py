@@ -1,0 +1,29 @@
+"""Mulan yeast: 14 functional classes of genes from 103 measurements.
+
+    zlpr-jax train yeast
+
+The official split, 1,500 rows to train and 917 to test, comes with the package river:
+nothing is downloaded. Every setting below was found by `benchmarks/search_yeast.py` on a
+fixed fifth of the training rows.
+"""
+
+import dataclasses
+
+from zlpr_jax.recipes._config import ExperimentConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
+    """Train on Mulan yeast and compare ZLPR with BCE."""
+
+    __doc__ = f"{__doc__}\n{ExperimentConfig.__doc__}"
+    seeds: int = 5
+
+
+def run(config: Config) -> None:
+    """Train, print the table and write the run folder."""
+    from zlpr_jax.data.yeast import read_yeast
+    from zlpr_jax.recipes._experiment import run_experiment
+
+    train, test = read_yeast()
+    run_experiment("yeast", config, train, test)
