@@ -1,5 +1,7 @@
 """The loss on class indices: padding, duplicates, range, and large positive logits."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -22,12 +24,14 @@ def multi_hot(labels, classes):
     return result
 
 
-def loss_and_gradient(loss_function, logits, labels, *args, **options):
-    loss, pull = jax.vjp(
-        lambda s: loss_function(s, jnp.array(labels), *args, **options),
-        jnp.array(logits),
-    )
+@partial(jax.jit, static_argnums=0)
+def compiled(loss_function, logits, labels, options):
+    loss, pull = jax.vjp(lambda s: loss_function(s, labels, **options), logits)
     return loss, pull(jnp.ones_like(loss))[0]
+
+
+def loss_and_gradient(loss_function, logits, labels, **options):
+    return compiled(loss_function, jnp.array(logits), jnp.array(labels), options)
 
 
 @pytest.mark.parametrize("score", [8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 30.0, 60.0])
@@ -71,9 +75,7 @@ def test_an_index_past_the_end_makes_its_row_nan(rng, index):
     good = np.array([[1, -1], [0, -1], [5, 3]], np.int32)
 
     def run(labels):
-        return loss_and_gradient(
-            jax.jit(zlpr_loss_with_integer_labels), logits, jnp.array(labels)
-        )
+        return loss_and_gradient(zlpr_loss_with_integer_labels, logits, labels)
 
     (loss, gradient), expected = run(labels), run(good)
     assert np.isnan(loss[1])

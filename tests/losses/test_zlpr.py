@@ -48,7 +48,7 @@ def test_where_is_the_loss_of_the_remaining_classes(rng, oracle, soft):
     where = rng.random(labels.shape) < 0.6
     loss = zlpr_loss(jnp.array(logits), jnp.array(labels), where=jnp.array(where))
     close(loss, oracle(logits, labels, where))
-    for row in range(len(logits)):
+    for row in range(3):
         kept = where[row]
         alone = zlpr_loss(jnp.array(logits[row, kept]), jnp.array(labels[row, kept]))
         close(loss[row], alone)
@@ -102,10 +102,11 @@ def test_published_implementation(rng):
 
 def test_pairwise_expansion(rng):
     logits, labels = draw(rng)
+    loss = zlpr_loss(jnp.array(logits), jnp.array(labels))
     for row, (s, y) in enumerate(zip(logits.astype(np.float64), labels, strict=True)):
         pairs = sum(np.exp(i - j) for i in s[~y] for j in s[y])
         expected = np.log(1 + pairs + np.exp(s[~y]).sum() + np.exp(-s[y]).sum())
-        close(zlpr_loss(jnp.array(logits), jnp.array(labels))[row], expected)
+        close(loss[row], expected)
 
 
 def test_one_class_is_binary_cross_entropy_and_more_are_less_than_its_sum(rng):
@@ -130,14 +131,16 @@ def closed_form(s, t):
 def test_gradient_and_hessian_are_the_closed_forms(rng, soft):
     logits, labels = draw(rng, scale=1.5)
     labels = draw_soft(rng) if soft else labels
+    gradient_of = jax.jit(jax.grad(zlpr_loss))
+    hessian_of = jax.jit(jax.hessian(zlpr_loss))
     for s, t in zip(logits, labels, strict=True):
         q_pos, q_neg = closed_form(s.astype(np.float64), t.astype(np.float64))
-        gradient = jax.grad(zlpr_loss)(jnp.array(s), jnp.array(t))
+        gradient = gradient_of(jnp.array(s), jnp.array(t))
         close(gradient, q_neg - q_pos)
         assert np.abs(np.asarray(gradient)).sum() < 2
         expected = np.diag(q_pos + q_neg)
         expected -= np.outer(q_pos, q_pos) + np.outer(q_neg, q_neg)
-        hessian = np.asarray(jax.hessian(zlpr_loss)(jnp.array(s), jnp.array(t)))
+        hessian = np.asarray(hessian_of(jnp.array(s), jnp.array(t)))
         close(hessian, expected)
         assert np.linalg.eigvalsh(hessian.astype(np.float64)).min() > -1e-6
 
@@ -155,7 +158,7 @@ def test_soft_optimum_and_its_value(rng):
     t = rng.uniform(0.05, 0.95, (5, 9))
     s = (0.5 * logit(t)).astype(np.float32)
     soft = jnp.array(expit(2 * s.astype(np.float64)).astype(np.float32))
-    loss, gradient = jax.value_and_grad(lambda s: zlpr_loss(s, soft).sum())(
+    loss, gradient = jax.jit(jax.value_and_grad(lambda s: zlpr_loss(s, soft).sum()))(
         jnp.array(s)
     )
     close(gradient, np.zeros_like(s))
@@ -165,10 +168,8 @@ def test_soft_optimum_and_its_value(rng):
     assert moved.sum() > loss
 
 
-@pytest.mark.parametrize("smoothing", ["flip"])
-def test_label_smoothing_has_a_floor_that_grows_with_the_classes(smoothing):
+def test_label_smoothing_has_a_floor_that_grows_with_the_classes():
     for classes, floor in [(10, 2.77), (100, 6.87), (1000, 11.4)]:
-        # A mass of 0.1 spread over the classes would be gentler: this flips each.
         t = np.where(np.arange(classes) == 0, 0.9, 0.1)
         s = jnp.array((0.5 * logit(t)).astype(np.float32))
         value = float(zlpr_loss(s, jnp.array(t.astype(np.float32))))
@@ -244,10 +245,13 @@ def test_rows_do_not_leak_into_one_another(rng, soft):
     logits, labels = draw(rng)
     labels = draw_soft(rng) if soft else labels
 
-    def loss_and_gradient(s, t):
-        s, t = jnp.array(s), jnp.array(t)
+    @jax.jit
+    def compiled(s, t):
         loss, pull = jax.vjp(lambda s: zlpr_loss(s, t), s)
-        return np.asarray(loss), np.asarray(pull(jnp.ones_like(loss))[0])
+        return loss, pull(jnp.ones_like(loss))[0]
+
+    def loss_and_gradient(s, t):
+        return jax.tree.map(np.asarray, compiled(jnp.array(s), jnp.array(t)))
 
     loss, gradient = loss_and_gradient(logits, labels)
     order = rng.permutation(7)

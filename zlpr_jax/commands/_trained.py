@@ -1,7 +1,7 @@
 """A trained multi-label model, read back from its run folder."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,7 +9,12 @@ import numpy as np
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
-from zlpr_jax.data.multilabel import MultilabelData, Schema
+from zlpr_jax.data.multilabel import (
+    LabelSpec,
+    MultilabelData,
+    Schema,
+    parse_label_spec,
+)
 from zlpr_jax.data.tfidf import Tfidf
 from zlpr_jax.models.mlp import MLPConfig
 from zlpr_jax.tasks import multilabel
@@ -17,19 +22,34 @@ from zlpr_jax.training import load_tree, predict, read_json
 
 
 class TrainedModel(NamedTuple):
-    """What a run folder holds: the task, its parameters and how to read files."""
+    """What a run folder holds: the task, its parameters and how to read files.
+
+    Attributes:
+        task: The task.
+        params: Its parameters.
+        state: Its state.
+        schema: The columns of the training set.
+        tfidf: How texts became features.
+        labels: Which columns of a file are labels, as `train --labels` said.
+        recipe: The recipe that was trained.
+        test: The test file, if there was one.
+    """
 
     task: Task
     params: PyTree
     state: PyTree
     schema: Schema
     tfidf: Tfidf | None
-    config: dict[str, Any]
+    labels: LabelSpec
+    recipe: str
+    test: str | None
 
     def logits(self, data: MultilabelData) -> np.ndarray:
         """Score every label of every row, `[rows, labels]`."""
         vectors = multilabel.vectorize(data, self.tfidf)
-        return np.stack(predict(self.task, self.params, self.state, vectors, 256))
+        return np.stack(
+            predict(self.task, self.params, self.state, list(vectors), 256)
+        )
 
 
 def load_run(path: Path) -> TrainedModel:
@@ -49,6 +69,7 @@ def load_run(path: Path) -> TrainedModel:
         task = multilabel.make(MLPConfig(**network))
         schema = Schema.from_json(stored["data"])
         tfidf = stored["tfidf"] and Tfidf.from_json(stored["tfidf"])
+        recipe, settings = config["recipe"], config["settings"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: config.json or schema.json is not what `zlpr-jax train` writes: "
@@ -56,4 +77,13 @@ def load_run(path: Path) -> TrainedModel:
         ) from None
     params, state = jax.eval_shape(task.init, jax.random.key(0))
     tree = load_tree(path / "params.safetensors", {"params": params, "state": state})
-    return TrainedModel(task, tree["params"], tree["state"], schema, tfidf, config)
+    return TrainedModel(
+        task,
+        tree["params"],
+        tree["state"],
+        schema,
+        tfidf,
+        parse_label_spec(settings.get("labels")),
+        recipe,
+        settings.get("test"),
+    )

@@ -20,12 +20,10 @@ def run(run_path: str, data: str | None) -> None:
         data: A labelled file; by default the test rows that the run was scored on.
     """
     model = load_run(Path(run_path))
-    if data is not None:
-        rows = read(data, schema=model.schema)
-    elif model.config["recipe"] == "yeast":
+    if data is None and model.recipe == "yeast":
         _, rows = read_yeast()
-    elif (test := model.config["settings"]["test"]) is not None:
-        rows = read(test, schema=model.schema)
+    elif (path := data or model.test) is not None:
+        rows = read(path, labels=model.labels, schema=model.schema)
     else:
         raise InputError(
             f"{run_path}: the run's test rows were part of its training file: "

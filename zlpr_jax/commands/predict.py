@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zlpr_jax._errors import InputError
 from zlpr_jax.commands._trained import load_run
-from zlpr_jax.data.multilabel import read
+from zlpr_jax.data.multilabel import read, read_jsonl
 from zlpr_jax.tasks import multilabel
 
 
@@ -21,7 +21,12 @@ def run(run_path: str, data: str, output: str | None, threshold: float) -> None:
     if output is not None and Path(output).exists():
         raise InputError(f"{output}: exists: name another file with --output.")
     model = load_run(Path(run_path))
-    rows = read(data, schema=model.schema, labels_required=False)
+    if data == "-":
+        rows = read_jsonl(sys.stdin, schema=model.schema, labels_required=False)
+    else:
+        rows = read(
+            data, labels=model.labels, schema=model.schema, labels_required=False
+        )
     lines = multilabel.prediction_lines(model.logits(rows), rows, threshold)
     if output is None:
         sys.stdout.writelines(lines)

@@ -17,6 +17,27 @@ _GLOB = frozenset("*?[")
 LABEL_PAIRS = (("0", "1"), ("no", "yes"), ("false", "true"), ("n", "y"), ("f", "t"))
 
 
+def parse_label_spec(text: str | None) -> LabelSpec:
+    """What a `--labels` argument says, for `read(labels=...)`.
+
+    A whole number stays a number and a comma makes a list; anything else is one
+    pattern, column or path. "y," is the list of one column.
+
+    Example:
+        >>> parse_label_spec("-2"), parse_label_spec("a, b"), parse_label_spec("y,")
+        (-2, ['a', 'b'], ['y'])
+        >>> parse_label_spec("Class*")
+        'Class*'
+    """
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        names = [name.strip() for name in text.split(",")]
+        return [name for name in names if name] if len(names) > 1 else text
+
+
 def is_glob(pattern: str) -> bool:
     """Whether a label specification has wildcards.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zlpr_jax._errors import InputError
 from zlpr_jax.data._arff import parse_arff
-from zlpr_jax.data._columns import LabelSpec
+from zlpr_jax.data._columns import LabelSpec, parse_label_spec
 from zlpr_jax.data._jsonl import parse_jsonl, read_jsonl
 from zlpr_jax.data._open import lines_of, read_text, unpacked_name
 from zlpr_jax.data._parsed import finish
@@ -38,6 +38,7 @@ __all__ = [
     "Record",
     "Schema",
     "SparseRow",
+    "parse_label_spec",
     "read",
     "read_jsonl",
 ]

@@ -105,10 +105,10 @@ class ExperimentConfig:
 
 def check(
     name: str,
-    value: float,
+    value: float | int,
     *,
-    low: float,
-    high: float = float("inf"),
+    low: float | int,
+    high: float | int = float("inf"),
     open_low: bool = False,
 ) -> None:
     """Raise `InputError` unless `low <= value < high` (or `low < value`)."""

@@ -1,5 +1,6 @@
 """From optimizer settings to an optax transformation."""
 
+import jax.numpy as jnp
 import optax
 
 from zlpr_jax import optim
@@ -11,9 +12,14 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Build the optimizer, its learning rate warming up and decaying over `steps`."""
     warmup = max(1, round(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
+    cosine = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(steps, warmup + 1)
     )
+
+    def schedule(count):
+        # optax compares the count with floats: under strict promotion it has to be one
+        return cosine(jnp.asarray(count, jnp.float32))
+
     match config.method:
         case "adax":
             return optim.adax(

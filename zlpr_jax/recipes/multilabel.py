@@ -20,7 +20,8 @@ class Config(ExperimentConfig):
         test_share: That share, in (0, 1).
         labels: Which columns are labels, where the file does not say: names separated
             by commas, a pattern such as 'Class*', a number n for the first n columns
-            (-n for the last n), or the one column that lists label names.
+            (-n for the last n), or the one column that lists label names ('y,' with a
+            comma for a single column of zeros and ones).
         max_features: Words and word pairs kept of a text, at most.
     """
 
@@ -38,10 +39,10 @@ class Config(ExperimentConfig):
 
 def run(config: Config) -> None:
     """Read the files, train, print the table and write the run folder."""
-    from zlpr_jax.data.multilabel import read
+    from zlpr_jax.data.multilabel import parse_label_spec, read
     from zlpr_jax.recipes._experiment import run_experiment, split
 
-    labels = parse_labels(config.labels)
+    labels = parse_label_spec(config.labels)
     train = read(config.data, labels=labels)
     if config.test is None:
         train, test = split(train, config.test_share)
@@ -50,14 +51,3 @@ def run(config: Config) -> None:
     run_experiment(
         "multilabel", config, train, test, max_features=config.max_features
     )
-
-
-def parse_labels(text: str | None) -> int | str | tuple[str, ...] | None:
-    """What `--labels` means to `read`: a number, names, or one pattern or column."""
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        names = tuple(name.strip() for name in text.split(","))
-        return names if len(names) > 1 else text

@@ -133,7 +133,7 @@ def vectorize(data: MultilabelData, tfidf: Tfidf | None) -> MultilabelData:
 
 
 def prediction_lines(
-    logits: Sequence[np.ndarray], data: MultilabelData, threshold: float = 0.0
+    logits: np.ndarray, data: MultilabelData, threshold: float = 0.0
 ) -> Iterator[str]:
     """JSON lines `{"id", "labels": [names], "scores": {name: s}}`, one per row."""
     for record_id, row in zip(data.ids, logits, strict=True):

@@ -1,0 +1,300 @@
+"""`zlpr-jax train`, `evaluate` and `predict`, from files to the run folder."""
+
+import contextlib
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from zlpr_jax.cli import main
+from zlpr_jax.data.yeast import read_yeast
+from zlpr_jax.recipes._results import paired_difference, summarize
+from zlpr_jax.tasks.scores import MULTILABEL_SCORES
+
+QUICK = ["--seeds", "2", "--steps", "30", "--eval-every", "10", "--model.hidden", "16"]
+WORDS = {"sun": "bright warm", "rain": "wet grey", "wind": "gusty loud"}
+
+
+def run(*arguments):
+    """Run the command line; return its status, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def write_texts(path, rows=80, seed=0):
+    rng = np.random.default_rng(seed)
+    with path.open("w") as stream:
+        for number in range(rows):
+            labels = [name for name in WORDS if rng.random() < 0.4]
+            words = " ".join(WORDS[name] for name in labels) + " day"
+            line = {"id": f"row{number}", "text": words, "labels": labels}
+            stream.write(json.dumps(line) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A run on text files, and the files."""
+    folder = tmp_path_factory.mktemp("texts")
+    train = write_texts(folder / "train.jsonl")
+    test = write_texts(folder / "test.jsonl", rows=30, seed=1)
+    status, out, err = run(
+        "train", "multilabel", "--data", train, "--test", test, "--run", folder / "run",
+        *QUICK, "--steps", "200", "--optimizer.learning-rate", "1e-2",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    return folder, out
+
+
+def test_run_folder_is_complete(texts):
+    folder, out = texts
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "params.safetensors",
+        "predictions.jsonl",
+        "results.json",
+        "schema.json",
+    }
+    assert str(folder / "run" / "curves.png") in out
+    assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for title, _ in MULTILABEL_SCORES.values():
+        assert title in out
+    assert "\x1b" not in out, "no colour codes where the output is no terminal"
+
+
+def test_results_and_metrics(texts):
+    folder, _ = texts
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert results["interrupted"] is False
+    for column in ("zlpr", "bce", "bce_tuned"):
+        assert set(results[column]) == set(MULTILABEL_SCORES)
+        for score in results[column].values():
+            assert len(score["values"]) == 2
+            assert score["mean"] == pytest.approx(np.mean(score["values"]))
+            assert score["std"] == pytest.approx(np.std(score["values"], ddof=1))
+    assert results["zlpr"]["micro_f1"]["mean"] > 0.95, "three words, three labels"
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    tests = [row for row in rows if "test" in row]
+    assert [(row["loss"], row["seed"]) for row in tests] == [
+        ("zlpr", 0), ("bce", 0), ("zlpr", 1), ("bce", 1),
+    ]  # fmt: skip
+    assert tests[0]["test"]["lrap"] == results["zlpr"]["lrap"]["values"][0]
+    assert {"step", "train", "validation", "loss", "seed"} == set(rows[0])
+
+
+def test_evaluate_repeats_the_first_seed(texts):
+    folder, _ = texts
+    results = json.loads((folder / "run" / "results.json").read_text())
+    status, out, _ = run("evaluate", folder / "run")
+    assert status == 0
+    for name in ("lrap", "map", "ranking_loss"):
+        title, value = MULTILABEL_SCORES[name][0], results["zlpr"][name]["values"][0]
+        assert any(title in line and f"{value:.4f}" in line for line in out.splitlines())
+
+
+def test_predict_repeats_the_predictions(texts, tmp_path):
+    folder, _ = texts
+    expected = (folder / "run" / "predictions.jsonl").read_text()
+    status, out, _ = run("predict", folder / "run", "--data", folder / "test.jsonl")
+    assert (status, out) == (0, expected)
+    first = json.loads(out.splitlines()[0])
+    assert first["id"] == "row0"
+    assert first["labels"] == [n for n, score in first["scores"].items() if score > 0]
+    output = tmp_path / "p.jsonl"
+    arguments = ["predict", folder / "run", "--data", folder / "test.jsonl"]
+    assert run(*arguments, "--output", output) == (0, "", "")
+    assert output.read_text() == expected
+    status, _, err = run(*arguments, "--output", output)
+    assert status == 2
+    assert "exists" in err
+
+
+def test_predict_reads_standard_input_without_labels(texts, monkeypatch):
+    folder, _ = texts
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"text": "gusty loud day"}\n'))
+    status, out, _ = run("predict", folder / "run", "--data", "-")
+    assert status == 0
+    assert json.loads(out)["labels"] == ["wind"]
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"text": 3}\n'))
+    status, out, err = run("predict", folder / "run", "--data", "-")
+    assert (status, out) == (2, "")
+    assert "<stdin>:1" in err
+
+
+def test_threshold_moves_the_labels(texts):
+    folder, _ = texts
+    arguments = ["predict", folder / "run", "--data", folder / "test.jsonl"]
+    status, out, _ = run(*arguments, "--threshold", "1e9")
+    assert status == 0
+    assert not any(json.loads(line)["labels"] for line in out.splitlines())
+
+
+def test_same_seed_same_results(tmp_path):
+    data = write_texts(tmp_path / "train.jsonl")
+    found = []
+    for name in ("a", "b"):
+        arguments = ["train", "multilabel", "--data", data, "--run", tmp_path / name]
+        assert run(*arguments, *QUICK)[0] == 0
+        found.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert found[0] == found[1]
+
+
+def test_yeast(tmp_path):
+    status, out, err = run("train", "yeast", "--run", tmp_path / "run", *QUICK)
+    assert (status, err) == (0, "")
+    assert "917 test rows" in out
+    _, test = read_yeast()
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == list(test.ids)
+    status, out, _ = run("evaluate", tmp_path / "run")
+    assert status == 0
+    assert "917 rows" in out
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_interrupt_keeps_what_was_reached(tmp_path, monkeypatch, after):
+    """Ctrl-C during the first fit, and during the third."""
+    from zlpr_jax.recipes import _experiment
+
+    calls = []
+
+    def fit(*arguments, **options):
+        calls.append(0)
+        if len(calls) == after:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments, **options)
+
+    real = _experiment.fit
+    monkeypatch.setattr(_experiment, "fit", fit)
+    data = write_texts(tmp_path / "train.jsonl")
+    arguments = ["train", "multilabel", "--data", data, "--run", tmp_path / "run"]
+    status, out, _ = run(*arguments, *QUICK)
+    assert status == 0
+    assert "interrupted" in out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["interrupted"] is True
+    assert ("bce" in results) == (after == 3)
+    assert len(results["zlpr"]["micro_f1"]["values"]) == 1
+
+
+BAD = {
+    "missing file": (["--data", "absent.jsonl"], "absent.jsonl"),
+    "unknown extension": (["--data", "x.parquet"], ".parquet"),
+    "label column absent": (["--data", "x.csv", "--labels", "a,zz"], "zz"),
+    "row length": (["--data", "short.csv", "--labels", "a,b"], "short.csv:3"),
+    "labels out of range": (["--data", "range.svm"], "range.svm:2"),
+    "nan": (["--data", "nan.csv", "--labels", "a,b"], "nan.csv:3"),
+    "empty": (["--data", "empty.jsonl"], "empty.jsonl"),
+    "unseen label": (["--data", "x.jsonl", "--test", "new.jsonl"], "snow"),
+    "existing run": (["--data", "x.jsonl", "--run", "old"], "exists"),
+    "validation too small": (["--data", "x.jsonl", "--validation", "1e-9"], "empty"),
+    "diverges": (
+        ["--data", "x.jsonl", "--optimizer.learning-rate", "1e30", *QUICK],
+        "lower the learning rate",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "x.jsonl")
+    (tmp_path / "x.parquet").touch()
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "x.csv").write_text("f,a,b\n1,0,1\n2,1,0\n")
+    (tmp_path / "short.csv").write_text("f,a,b\n1,0,1\n2,1\n")
+    (tmp_path / "nan.csv").write_text("f,a,b\n1,0,1\nnan,1,0\n")
+    (tmp_path / "range.svm").write_text("1 2 3\n7 0:1.0\n")
+    (tmp_path / "new.jsonl").write_text('{"text": "a", "labels": ["snow"]}\n')
+    (tmp_path / "old").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    arguments, reason = BAD[case]
+    status, out, err = run("train", "multilabel", *arguments)
+    assert status == 2
+    assert err.startswith("zlpr-jax: error: ")
+    assert len(err.splitlines()) == 1
+    assert reason in err
+    assert "Traceback" not in out + err
+    left = {path.name for path in tmp_path.iterdir()} - before - {"runs"}
+    assert not left, "no half-written run folder"
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["evaluate", "absent"], "no such run folder"),
+        (["evaluate", "."], "config.json"),
+        (["predict", "absent", "--data", "x.jsonl"], "no such run folder"),
+        (["train", "nothing"], "invalid choice"),
+        (["nothing"], "invalid choice"),
+        ([], "required"),
+        (["train", "yeast", "--no-such-setting", "1"], "no-such-setting"),
+        (["train", "yeast", "--optimizer.learning-rate", "-1"], "must be > 0"),
+    ],
+)
+def test_bad_commands(arguments, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert reason in err
+    assert "Traceback" not in err
+
+
+def test_damaged_run_is_one_line(texts, tmp_path):
+    folder, _ = texts
+    for name in ("config.json", "schema.json", "params.safetensors"):
+        copy = tmp_path / name.partition(".")[0]
+        copy.mkdir()
+        for path in (folder / "run").iterdir():
+            if path.name != name:
+                (copy / path.name).write_bytes(path.read_bytes())
+        (copy / name).write_text("{}")
+        status, _, err = run("evaluate", copy)
+        assert status == 2
+        assert len(err.splitlines()) == 1
+
+
+def test_list_and_help():
+    status, out, _ = run("list")
+    assert status == 0
+    assert "yeast" in out
+    for arguments in (["--help"], ["train", "--help"], ["train", "yeast", "--help"]):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert "train" in out
+    assert "--optimizer.learning-rate" in out
+
+
+def test_missing_extra_names_the_pip_line(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tyro", None)
+    status, _, err = run("train", "yeast")
+    assert status == 2
+    assert err.splitlines() == [
+        "zlpr-jax: error: this command needs tyro, which is not installed: "
+        'pip install "zlpr-jax[train]"'
+    ]
+
+
+def test_paired_difference_is_students():
+    # t(0.975, 2) = 4.302653; differences 1, 2, 3: mean 2, standard error 1/sqrt(3)
+    found = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    reach = 4.302652729911275 / np.sqrt(3)
+    assert found == pytest.approx({"mean": 2, "low": 2 - reach, "high": 2 + reach})
+
+
+def test_summary_of_one_seed_has_no_interval():
+    scores = dict.fromkeys(MULTILABEL_SCORES, 0.5)
+    results = summarize({"zlpr": [scores], "bce": [scores]})
+    assert results["zlpr"]["lrap"] == {"mean": 0.5, "std": 0.0, "values": [0.5]}
+    assert "zlpr_minus_bce" not in results
