@@ -1,10 +1,10 @@
 """Default settings on seven data sets: the table of the README.
 
-    python benchmarks/multilabel.py DATA [--only bibtex corel5k] [--seeds 5] [--json]
+    python benchmarks/multilabel.py DATA [--only bibtex] [--seeds 5] [--json]
 
 DATA is a folder with the official splits, one `ml_NAME` folder per set. Each run is
-`zlpr-jax train multilabel --data TRAIN --test TEST --seeds 5` and nothing else; the floor
-is a one-vs-rest logistic regression of scikit-learn on the same split.
+`zlpr-jax train multilabel --data TRAIN --test TEST --seeds 5` and nothing else; the
+floor is a one-vs-rest logistic regression of scikit-learn on the same split.
 """
 
 import argparse
@@ -44,9 +44,11 @@ def main():
             # tables to stderr, so that --json is one object per line
             out, sys.stdout = sys.stdout, sys.stderr
             status = zlpr_jax(
-                ["train", "multilabel", "--data", str(folder / train)]
-                + ["--test", str(folder / test), "--seeds", str(options.seeds)]
-                + ["--run", str(run), *settings]
+                [
+                    *("train", "multilabel", "--data", str(folder / train)),
+                    *("--test", str(folder / test), "--seeds", str(options.seeds)),
+                    *("--run", str(run), *settings),
+                ]
             )
             sys.stdout = out
             if status:
@@ -71,7 +73,9 @@ def main():
                 )
         rows.append([*cells, f"{time.perf_counter() - start:.0f} s"])
     if not options.json:
-        print("| data | logistic regression | ZLPR, s > 0 | BCE, p > 0.5 | BCE, tuned |")
+        print(
+            "| data | logistic regression | ZLPR, s > 0 | BCE, p > 0.5 | BCE, tuned |"
+        )
         print("|---|---|---|---|---|")
         for *cells, seconds in rows:
             print("| " + " | ".join(cells) + f" | <!-- {seconds} -->")

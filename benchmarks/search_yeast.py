@@ -3,9 +3,9 @@
     python benchmarks/search_yeast.py [--json]
 
 Draws settings at random and scores each on the fixed validation part of the training
-rows, the same draws for both losses. The test rows are never read. The settings with the
-best mean of micro-F1, macro-F1 and LRAP for ZLPR are the recipe's; BCE takes the learning
-rate that is best for it under the same search.
+rows, the same draws for both losses. The test rows are never read. The settings with
+the best mean of micro-F1, macro-F1 and LRAP for ZLPR are the recipe's; BCE takes the
+learning rate that is best for it under the same search.
 """
 
 import argparse
@@ -23,11 +23,13 @@ from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.tasks import multilabel
 from zlpr_jax.training import FitConfig, fit
 
+# What a coarser search over one or two layers of 256 to 1024 units, dropout up to 0.7
+# and learning rates from 3e-4 to 3e-3 left standing.
 GRID = {
-    "hidden": [(256,), (512,), (1024,), (256, 256), (512, 256)],
-    "dropout": [0.25, 0.5, 0.7],
+    "hidden": [(512,), (512, 256)],
+    "dropout": [0.25, 0.5],
     "input_dropout": [0.0, 0.2],
-    "learning_rate": [3e-4, 1e-3, 3e-3],
+    "learning_rate": [1e-3, 2e-3, 3e-3],
     "weight_decay": [0.0, 0.05, 0.5],
     "steps": [500, 1000, 2000],
 }
@@ -53,7 +55,7 @@ def validation_score(loss, draw, seed, scaling, fitting, validation):
         task,
         tx,
         fitting,
-        FitConfig(steps=draw["steps"], eval_every=50, patience=None, seed=seed),
+        FitConfig(steps=draw["steps"], eval_every=50, patience=20, seed=seed),
         validation=validation,
         report=lambda progress: progress.scores and reached.append(progress.scores),
     )
@@ -63,7 +65,7 @@ def validation_score(loss, draw, seed, scaling, fitting, validation):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=24)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one object per line")
     options = parser.parse_args()
     train, _ = read_yeast()

@@ -22,10 +22,10 @@ def code_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path):
+    # plt.show() warns where there is no screen
+    warnings = ["-W", "error", "-W", "ignore:FigureCanvasAgg"]
     run = subprocess.run(
-        # plt.show() warns where there is no screen
-        [sys.executable, "-W", "error", "-W", "ignore:FigureCanvasAgg", "-c"]
-        + [code_of(path)],
+        [sys.executable, *warnings, "-c", code_of(path)],
         env={**os.environ, "SMOKE": "1", "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,

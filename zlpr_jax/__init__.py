@@ -1,7 +1,7 @@
 """Multi-label learning in JAX: the ZLPR loss, AdaFactor and AdaX.
 
-The packages below are imported when they are first used, so that `import zlpr_jax` costs
-nothing and needs no extra:
+The packages below are imported when they are first used, so that `import zlpr_jax`
+costs nothing and needs no extra:
 
     losses    ZLPR and metric counts; jax only
     optim     AdaFactor and AdaX as optax transformations

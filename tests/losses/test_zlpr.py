@@ -55,7 +55,7 @@ def test_where_is_the_loss_of_the_remaining_classes(rng, oracle, soft):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("axis", [0, 1, -2, (0, 2), (-1, -2), [1, 0], (0, 1, 2)])
+@pytest.mark.parametrize("axis", [0, -2, (-1, -3), [1, 0], (0, 1, 2)])
 def test_axis_is_moveaxis(rng, oracle, soft, axis):
     logits, labels = draw(rng, (3, 4, 5))
     labels = draw_soft(rng, (3, 4, 5)) if soft else labels

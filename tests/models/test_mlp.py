@@ -49,7 +49,8 @@ def test_input_dropout_of_sparse_rows():
     model = MLP(config, rngs=nnx.Rngs(0))
     rows = SparseFeatures(jnp.array([[1, 2, 3]]), jnp.ones((1, 3)))
     outputs = {
-        float(model(rows, key=key)[0, 0]) for key in jax.random.split(jax.random.key(0), 9)
+        float(model(rows, key=key)[0, 0])
+        for key in jax.random.split(jax.random.key(0), 9)
     }
     assert len(outputs) > 1
 

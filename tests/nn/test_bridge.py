@@ -43,9 +43,7 @@ def test_agrees_with_the_module(x):
     output, state = jax.jit(apply)(params, state, x)
     np.testing.assert_allclose(output, module(x), rtol=1e-6, atol=1e-6)
     # batch statistics moved on, as the module's own did
-    chex.assert_trees_all_close(
-        state["norm"]["mean"], module.norm.mean[...], rtol=1e-6
-    )
+    chex.assert_trees_all_close(state["norm"]["mean"], module.norm.mean[...], rtol=1e-6)
     assert float(jnp.abs(state["norm"]["mean"]).max()) > 0
 
 

@@ -1,4 +1,4 @@
-"""SparseLinear: a padded batch of pairs gives what the dense batch gives."""
+"""sparse_linear: a padded batch of pairs gives what the dense batch gives."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from zlpr_jax.nn import SparseFeatures, SparseLinear
+from zlpr_jax.nn import SparseFeatures, sparse_linear
 
 
 @pytest.fixture
 def layer():
-    return SparseLinear(20, 5, rngs=nnx.Rngs(0))
+    return nnx.Linear(20, 5, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture
@@ -32,17 +32,17 @@ def batch():
 def test_agrees_with_float64(layer, batch):
     dense, rows = batch
     kernel = np.asarray(layer.kernel[...], np.float64)
-    np.testing.assert_allclose(layer(rows), dense @ kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        sparse_linear(layer, rows), dense @ kernel, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_gradient_agrees_with_dense(layer, batch):
     dense, rows = batch
 
-    def loss(layer, x):
-        return (layer(x) ** 2).sum()
-
-    sparse = nnx.grad(loss)(layer, rows)
-    full = nnx.grad(loss)(layer, jnp.asarray(dense, jnp.float32))
+    x = jnp.asarray(dense, jnp.float32)
+    sparse = nnx.grad(lambda layer: (sparse_linear(layer, rows) ** 2).sum())(layer)
+    full = nnx.grad(lambda layer: (layer(x) ** 2).sum())(layer)
     np.testing.assert_allclose(
         sparse["kernel"][...], full["kernel"][...], rtol=1e-5, atol=1e-5
     )
@@ -51,11 +51,17 @@ def test_gradient_agrees_with_dense(layer, batch):
 def test_a_repeated_index_adds_up(layer):
     twice = SparseFeatures(jnp.array([[4, 4]]), jnp.array([[1.0, 2.0]]))
     once = SparseFeatures(jnp.array([[4]]), jnp.array([[3.0]]))
-    np.testing.assert_allclose(layer(twice), layer(once), rtol=1e-6)
+    np.testing.assert_allclose(
+        sparse_linear(layer, twice), sparse_linear(layer, once), rtol=1e-6
+    )
 
 
 def test_no_dense_batch_in_the_program(layer, batch):
     _, rows = batch
-    graph, state = nnx.split(layer)
-    program = str(jax.make_jaxpr(lambda rows: nnx.merge(graph, state)(rows))(rows))
+    program = str(jax.make_jaxpr(lambda rows: sparse_linear(layer, rows))(rows))
     assert "f32[6,20]" not in program
+
+
+def test_an_index_outside_is_loud(layer):
+    rows = SparseFeatures(jnp.array([[20]]), jnp.array([[1.0]]))
+    assert bool(jnp.isnan(sparse_linear(layer, rows)).all())

@@ -99,7 +99,9 @@ def test_evaluate_repeats_the_first_seed(texts):
     assert status == 0
     for name in ("lrap", "map", "ranking_loss"):
         title, value = MULTILABEL_SCORES[name][0], results["zlpr"][name]["values"][0]
-        assert any(title in line and f"{value:.4f}" in line for line in out.splitlines())
+        assert any(
+            title in line and f"{value:.4f}" in line for line in out.splitlines()
+        )
 
 
 def test_predict_repeats_the_predictions(texts, tmp_path):

@@ -10,7 +10,10 @@ from zlpr_jax._errors import InputError
 from zlpr_jax.training import RunFolder, default_run, load_tree, read_json, save_tree
 
 TREE = {
-    "layers": {0: {"kernel": jnp.arange(6.0).reshape(2, 3)}, 1: jnp.ones((2,), jnp.int32)}
+    "layers": {
+        0: {"kernel": jnp.arange(6.0).reshape(2, 3)},
+        1: jnp.ones((2,), jnp.int32),
+    }
 }
 
 
@@ -66,9 +69,13 @@ def test_folder_appears_at_the_end(tmp_path):
 
 
 def test_error_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path / "run") as folder:
-        folder.write_json("config.json", {})
-        raise KeyboardInterrupt
+    def interrupted():
+        with RunFolder(tmp_path / "run") as folder:
+            folder.write_json("config.json", {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not list(tmp_path.iterdir())
 
 

@@ -47,9 +47,7 @@ class TrainedModel(NamedTuple):
     def logits(self, data: MultilabelData) -> np.ndarray:
         """Score every label of every row, `[rows, labels]`."""
         vectors = multilabel.vectorize(data, self.tfidf)
-        return np.stack(
-            predict(self.task, self.params, self.state, list(vectors), 256)
-        )
+        return np.stack(predict(self.task, self.params, self.state, list(vectors), 256))
 
 
 def load_run(path: Path) -> TrainedModel:

@@ -5,7 +5,7 @@ tuple of strings that something later (`Tfidf`, an encoder) turns into numbers.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -204,6 +204,9 @@ class MultilabelData:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[row] for row in range(len(self)))
 
     def __getitem__(self, index: int | np.integer) -> Record:
         row = int(index)

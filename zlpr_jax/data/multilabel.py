@@ -7,7 +7,7 @@
 | .csv .tsv | a table with a header row; .tsv also without (GoEmotions) |
 | .jsonl .ndjson | one JSON object a line |
 
-Each also as .gz and .bz2. `docs/data.md` shows what they look like.
+Each also as .gz and .bz2. `docs/train.md` shows what they look like.
 """
 
 import os

@@ -1,12 +1,13 @@
 """A multi-layer perceptron for dense or sparse feature vectors."""
 
 import dataclasses
+import itertools
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from zlpr_jax.nn import SparseFeatures, SparseLinear
+from zlpr_jax.nn import SparseFeatures, sparse_linear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class MLPConfig:
             raise ValueError(f"every width in hidden must be >= 1, got {self.hidden}.")
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+                raise ValueError(
+                    f"{name} must be in [0, 1), got {getattr(self, name)}."
+                )
 
 
 class MLP(nnx.Module):
@@ -51,10 +54,10 @@ class MLP(nnx.Module):
 
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
         widths = (config.features, *config.hidden, config.labels)
-        self.input = SparseLinear(widths[0], widths[1], rngs=rngs)
+        self.input = nnx.Linear(widths[0], widths[1], rngs=rngs)
         self.layers = nnx.List(
             nnx.Linear(width, following, rngs=rngs)
-            for width, following in zip(widths[1:-1], widths[2:], strict=True)
+            for width, following in itertools.pairwise(widths[1:])
         )
         self.dropout = nnx.Dropout(config.dropout)
         self.input_dropout = nnx.Dropout(config.input_dropout)
@@ -79,10 +82,9 @@ class MLP(nnx.Module):
             keys = list(jax.random.split(key, len(keys)))
         if isinstance(features, SparseFeatures):
             values = _drop(self.input_dropout, features.values, keys[0])
-            features = features._replace(values=values)
+            x = sparse_linear(self.input, features._replace(values=values))
         else:
-            features = _drop(self.input_dropout, features, keys[0])
-        x = self.input(features)
+            x = self.input(_drop(self.input_dropout, features, keys[0]))
         for layer, layer_key in zip(self.layers, keys[1:], strict=True):
             x = layer(_drop(self.dropout, jax.nn.relu(x), layer_key))
         return x

@@ -1,4 +1,4 @@
-"""A linear layer whose input may be rows of (index, value) pairs."""
+"""A linear layer on rows of (index, value) pairs."""
 
 from typing import NamedTuple
 
@@ -19,29 +19,29 @@ class SparseFeatures(NamedTuple):
     values: Float[Array, "B nonzeros"]
 
 
-class SparseLinear(nnx.Linear):
-    """`nnx.Linear` that also takes `SparseFeatures`, without ever making them dense.
+def sparse_linear(layer: nnx.Linear, rows: SparseFeatures) -> Float[Array, "B width"]:
+    """Apply a linear layer to sparse rows, without ever making them dense.
 
-    For a row with the pairs (i, v) the output is `sum_i v * kernel[i] + bias`: an
+    For a row with the pairs (i, v) the output is `sum v * kernel[i] + bias`: an
     embedding bag. Memory and time grow with the non-zeros, not with the features.
+
+    Args:
+        layer: A layer with a kernel `[features, width]`.
+        rows: The batch; every index must be below `features`.
+
+    Returns:
+        What `layer` gives for the dense batch, `[B, width]`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> layer = SparseLinear(4, 2, rngs=nnx.Rngs(0))
+        >>> layer = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
         >>> rows = SparseFeatures(jnp.array([[3, 1]]), jnp.array([[2.0, 1.0]]))
         >>> dense = jnp.array([[0.0, 1.0, 0.0, 2.0]])
-        >>> bool(jnp.allclose(layer(rows), layer(dense), atol=1e-6))
+        >>> bool(jnp.allclose(sparse_linear(layer, rows), layer(dense), atol=1e-6))
         True
     """
-
-    def __call__(
-        self, inputs: Float[Array, "B features"] | SparseFeatures
-    ) -> Float[Array, "B width"]:
-        """Apply the layer to a dense or a sparse batch."""
-        if not isinstance(inputs, SparseFeatures):
-            return super().__call__(inputs)
-        indices, values = inputs
-        rows = jnp.take(self.kernel[...], indices, axis=0, mode="clip")
-        output = jnp.einsum("bk,bkd->bd", values, rows)
-        return output if self.bias is None else output + self.bias[...][None]
+    # an index outside the kernel gives NaN, as jnp.take does by default
+    embeddings = jnp.take(layer.kernel[...], rows.indices, axis=0)
+    output = jnp.einsum("bk,bkd->bd", rows.values, embeddings)
+    return output if layer.bias is None else output + layer.bias[...][None]

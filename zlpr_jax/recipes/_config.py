@@ -1,4 +1,4 @@
-"""The settings of a multi-label experiment. Standard library only: `--help` is quick."""
+"""The settings of a multi-label experiment. Standard library only, for `--help`."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ class OptimizerConfig:
     """
 
     method: Literal["adax", "adaxw", "adafactor", "factored_adax"] = "adaxw"
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     b1: float = 0.9
     b2: float = 1e-4
     weight_decay: float = 0.0
@@ -45,7 +45,7 @@ class ModelConfig:
         input_dropout: Share of features dropped in training, in [0, 1).
     """
 
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] = (512,)
     dropout: float = 0.5
     input_dropout: float = 0.0
 
@@ -83,10 +83,10 @@ class ExperimentConfig:
     losses: tuple[Literal["zlpr", "bce"], ...] = ("zlpr", "bce")
     seeds: int = 1
     validation: float = 0.2
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
-    eval_every: int = 100
-    patience: int = 15
+    eval_every: int = 50
+    patience: int = 20
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     bce_learning_rate: float | None = None

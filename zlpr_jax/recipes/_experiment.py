@@ -6,7 +6,6 @@ steps, then on all training rows for that number. The test rows are scored once.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -183,9 +182,7 @@ def _problems(
             optimizer = dataclasses.replace(
                 optimizer, learning_rate=config.bce_learning_rate
             )
-        task = multilabel.make(
-            network, loss=multilabel.LOSSES[loss], scaling=scaling
-        )
+        task = multilabel.make(network, loss=multilabel.LOSSES[loss], scaling=scaling)
         problems[loss] = task, make_optimizer(optimizer, config.steps)
     return problems
 
@@ -258,7 +255,9 @@ def _write_outcome(
     test: MultilabelData,
 ) -> dict[str, Any]:
     kept = next(iter(trained.values()))[0]
-    folder.write_tree("params.safetensors", {"params": kept.params, "state": kept.state})
+    folder.write_tree(
+        "params.safetensors", {"params": kept.params, "state": kept.state}
+    )
     with folder.open("predictions.jsonl") as stream:
         for line in multilabel.prediction_lines(kept.logits, test):
             stream.write(line)

@@ -22,9 +22,7 @@ def make_optimizer(
 
     match config.method:
         case "adax":
-            return optim.adax(
-                schedule, config.b1, config.b2, l2=config.weight_decay
-            )
+            return optim.adax(schedule, config.b1, config.b2, l2=config.weight_decay)
         case "adaxw":
             return optim.adaxw(
                 schedule, config.b1, config.b2, weight_decay=config.weight_decay

@@ -51,7 +51,9 @@ def summarize(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, 
     return results
 
 
-def paired_difference(left: Sequence[float], right: Sequence[float]) -> dict[str, float]:
+def paired_difference(
+    left: Sequence[float], right: Sequence[float]
+) -> dict[str, float]:
     """Mean of `left - right` over seeds with its 95 % interval.
 
     Example:
@@ -89,7 +91,9 @@ def print_table(console: Console, title: str, results: Mapping[str, Any]) -> Non
         for column, mean in zip(columns, means, strict=True):
             cell = _short(mean)
             if seeds > 1:
-                cell += f" ±{_short(results[column][name]['std'] / seeds**0.5, digits=3)}"
+                cell += (
+                    f" ±{_short(results[column][name]['std'] / seeds**0.5, digits=3)}"
+                )
             row.append(f"[bold]{cell}[/bold]" if mean == best else cell)
         if difference:
             pair = difference[name]

@@ -1,6 +1,6 @@
 """Any multi-label file: Mulan or MEKA ARFF, svmlight, CSV, TSV or JSONL.
 
-    zlpr-jax train multilabel --data train.arff --test test.arff
+zlpr-jax train multilabel --data train.arff --test test.arff
 """
 
 import dataclasses
@@ -48,6 +48,4 @@ def run(config: Config) -> None:
         train, test = split(train, config.test_share)
     else:
         test = read(config.test, labels=labels, schema=train.schema)
-    run_experiment(
-        "multilabel", config, train, test, max_features=config.max_features
-    )
+    run_experiment("multilabel", config, train, test, max_features=config.max_features)

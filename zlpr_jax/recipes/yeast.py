@@ -3,13 +3,16 @@
     zlpr-jax train yeast
 
 The official split, 1,500 rows to train and 917 to test, comes with the package river:
-nothing is downloaded. Every setting below was found by `benchmarks/search_yeast.py` on a
-fixed fifth of the training rows.
+nothing is downloaded. Every setting below was found by `benchmarks/search_yeast.py`
+on a fixed fifth of the training rows.
 """
 
 import dataclasses
 
-from zlpr_jax.recipes._config import ExperimentConfig
+from zlpr_jax.recipes._config import ExperimentConfig, ModelConfig, OptimizerConfig
+
+MODEL = ModelConfig(hidden=(512, 256), dropout=0.5, input_dropout=0.2)
+OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=3e-3, weight_decay=0.05)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,9 @@ class Config(ExperimentConfig):
 
     __doc__ = f"{__doc__}\n{ExperimentConfig.__doc__}"
     seeds: int = 5
+    steps: int = 2000
+    model: ModelConfig = MODEL
+    optimizer: OptimizerConfig = OPTIMIZER
 
 
 def run(config: Config) -> None:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -159,27 +158,28 @@ def feature_scaling(data: MultilabelData) -> tuple[np.ndarray, np.ndarray]:
         `(shift, scale)`, float32 `[features]`, for `(x - shift) * scale`.
     """
     features = data.features
+    if isinstance(features, tuple):
+        raise ValueError("texts have no columns to scale: use vectorize(data, tfidf).")
     if isinstance(features, np.ndarray):
         binary = ((features == 0) | (features == 1)).all(axis=0)
-        shift = np.where(binary, 0, features.mean(axis=0))
-        deviation = features.std(axis=0)
+        shift = np.where(binary, 0, features.mean(axis=0, dtype=np.float64))
+        deviation = features.std(axis=0, dtype=np.float64)
         # a constant column carries nothing: multiply it by zero
         flat = deviation <= 1e-6 * np.maximum(1, np.abs(shift))
         scale = np.where(flat, 0, 1 / np.where(flat, 1, deviation))
         scale = np.where(binary, 1, scale)
         square = (((features - shift) * scale) ** 2).sum() / len(features)
     else:
-        shift = np.zeros(features.shape[1])
-        largest = np.abs(features).max(axis=0).toarray().ravel()
+        shift = np.zeros(data.num_features)
+        largest = abs(features).max(axis=0).toarray().ravel()
         scale = 1 / np.maximum(largest, 1)
-        square = features.multiply(scale[None]).power(2).sum() / features.shape[0]
-    factor = np.sqrt(features.shape[1] / max(square, 1e-12))
+        square = features.multiply(scale[None]).power(2).sum() / len(data)
+    factor = np.sqrt(data.num_features / max(float(square), 1e-12))
     return shift.astype(np.float32), (scale * factor).astype(np.float32)
 
 
-def _stack(
-    rows: Sequence[np.ndarray | SparseRow], config: MLPConfig, size: int
-) -> np.ndarray | SparseFeatures:
+def _stack(rows: Sequence[Any], config: MLPConfig, size: int) -> Any:
+    """Feature rows of one kind as a dense array or, if wide, as `SparseFeatures`."""
     if not isinstance(rows[0], SparseRow):
         dense = np.zeros((size, config.features), np.float32)
         np.stack(rows, out=dense[: len(rows)])
@@ -195,9 +195,8 @@ def _stack(
     # widths are powers of two, so that few of them are compiled
     width = 1 << max(3, (max(counts) - 1).bit_length())
     column = np.concatenate([np.arange(count) for count in counts])
-    padded = SparseFeatures(
-        np.zeros((size, width), np.int32), np.zeros((size, width), np.float32)
-    )
-    padded.indices[where, column] = indices
-    padded.values[where, column] = values
-    return padded
+    padded_indices = np.zeros((size, width), np.int32)
+    padded_values = np.zeros((size, width), np.float32)
+    padded_indices[where, column] = indices
+    padded_values[where, column] = values
+    return SparseFeatures(jnp.asarray(padded_indices), jnp.asarray(padded_values))

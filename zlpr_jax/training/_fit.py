@@ -125,18 +125,14 @@ def fit(
             )
             sums.append(metrics)
             ending = step == config.steps or interrupted.is_set()
-            evaluating = validation is not None and (
-                ending or step % config.eval_every == 0
-            )
-            if not (evaluating or ending or step % report_every == 0):
+            evaluating = ending or step % config.eval_every == 0
+            if not (evaluating or step % report_every == 0):
                 continue
             means = _means(sums, step)
             rate = len(sums) * config.batch_size / (time.perf_counter() - since)
             scores = None
-            if evaluating:
-                scores, _ = evaluate(
-                    task, params, state, validation, config.batch_size
-                )
+            if evaluating and validation is not None:
+                scores, _ = evaluate(task, params, state, validation, config.batch_size)
                 if best is None or _better(task, scores, best[0]):
                     best, stale = (scores, params, state, step), 0
                 else:

@@ -1,10 +1,11 @@
 """A run folder that appears whole or not at all."""
 
+import io
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
@@ -69,8 +70,8 @@ class RunFolder:
         """Write a tree of arrays as safetensors."""
         save_tree(self.path / name, tree)
 
-    def open(self, name: str, mode: str = "w") -> IO[str]:
-        """Open a text file of the folder."""
+    def open(self, name: str, mode: Literal["w", "a"] = "w") -> io.TextIOWrapper:
+        """Open a text file of the folder, to write or append."""
         return (self.path / name).open(mode, encoding="utf-8")
 
 
