@@ -1,7 +1,7 @@
 """Records, and a second file read against the schema of the first."""
 
+import copy
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_records():
             source[3]
         with pytest.raises(IndexError):
             source.take([3])
-        assert pickle.loads(pickle.dumps(source))[0].id == "p"  # to worker processes
+        assert copy.deepcopy(source)[0].id == "p"
     row = data(csr_array(dense))[np.int64(2)].features
     assert isinstance(row, SparseRow)
     assert (row.indices.tolist(), row.values.tolist()) == ([0, 1], [2, 3])

@@ -8,7 +8,7 @@ from zlpr_jax import losses
 
 S = jnp.zeros((2, 3))
 Y = jnp.zeros((2, 3), bool)
-I = jnp.zeros((2, 1), jnp.int32)  # noqa: E741
+I = jnp.zeros((2, 1), jnp.int32)
 Z = jnp.zeros((2, 3), jnp.complex64)
 N = jnp.zeros((2, 3), jnp.int32)
 

@@ -197,7 +197,7 @@ def test_long_sums_do_not_drift(value):
     logits = logits.at[0, 0].set(value + 2.3)
     for sign, label in ((1.0, False), (-1.0, True)):
         loss, pull = jax.vjp(
-            lambda s: zlpr_loss(s, jnp.full(s.shape, label)),  # noqa: B023
+            lambda s: zlpr_loss(s, jnp.full(s.shape, label)),
             sign * logits,
         )
         s = np.asarray(logits, np.float64)

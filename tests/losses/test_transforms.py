@@ -81,7 +81,7 @@ def test_vmap_is_a_loop(case, logits, options):
     for i in range(ROWS):
         one = row(logits[i], case.labels[i], *(x[i] for x in options.values()))
         chex.assert_trees_all_close(
-            jax.tree.map(lambda x: x[i], batched),  # noqa: B023
+            jax.tree.map(lambda x: x[i], batched),
             one,
             rtol=2e-6,
             atol=1e-7,
@@ -255,7 +255,7 @@ def test_pmap_of_jit_of_value_and_grad(case, logits):
     for i in range(8):
         single = jax.jit(jax.value_and_grad(mean))(split[0][i], split[1][i])
         chex.assert_trees_all_close(
-            jax.tree.map(lambda x: np.asarray(x)[i], mapped),  # noqa: B023
+            jax.tree.map(lambda x: np.asarray(x)[i], mapped),
             single,
             rtol=2e-6,
             atol=1e-7,

@@ -106,7 +106,7 @@ def test_pmap_on_eight_devices(name):
     def step(params, state, grads):
         return one_step(tx, params, state, jax.lax.pmean(grads, "device"))
 
-    replicate = lambda t: jax.tree.map(lambda x: jnp.stack([x] * 8), t)  # noqa: E731
+    replicate = lambda t: jax.tree.map(lambda x: jnp.stack([x] * 8), t)
     got = jax.pmap(step, axis_name="device")(
         replicate(params),
         replicate(tx.init(params)),
@@ -186,7 +186,7 @@ def test_b2_changes_at_run_time(build):
     )
     same = step(params, state, tree(2))[1]
     other = step(params, changed, tree(2))[1]
-    nu = lambda s: jax.tree.leaves(optax.tree.get(s, "nu"))[0]  # noqa: E731
+    nu = lambda s: jax.tree.leaves(optax.tree.get(s, "nu"))[0]
     assert not np.allclose(nu(same), nu(other), rtol=1e-3)
 
 
@@ -210,7 +210,7 @@ def test_half_precision_parameters(name, dtype, injected):
 def test_updates_of_bfloat16_are_those_of_float32_rounded_once(name):
     tx = OPTIMIZERS[name]()
     params, grads = tree(dtype=jnp.bfloat16), tree(1, jnp.bfloat16)
-    wide = lambda t: jax.tree.map(lambda x: x.astype(jnp.float32), t)  # noqa: E731
+    wide = lambda t: jax.tree.map(lambda x: x.astype(jnp.float32), t)
     got, state = tx.update(grads, tx.init(params), params)
     exact, wide_state = tx.update(wide(grads), tx.init(wide(params)), wide(params))
     chex.assert_trees_all_equal_dtypes(got, params)
@@ -260,7 +260,7 @@ def test_zero_gradients_leave_zero_parameters_alone(name):
 def test_weight_decay_is_scaled_by_the_rate_and_masked(build, scheduled):
     rates = [0.5, 0.25, 0.125]
     mask = {"w": True, "inner": {"b": False}}
-    schedule = lambda count: jnp.exp2(-1.0 - count.astype(float))  # noqa: E731
+    schedule = lambda count: jnp.exp2(-1.0 - count.astype(float))
     tx = build(schedule if scheduled else 0.5, mask)
     params = tree()
     zeros = jax.tree.map(jnp.zeros_like, params)

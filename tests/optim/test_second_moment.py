@@ -133,7 +133,7 @@ def test_state_of_bfloat16_parameters_does_not_stall():
     grads = jnp.full((1,), 1.5, jnp.bfloat16)
     tx = scale_by_second_moment(power_decay())
     state = tx.init(grads)._replace(count=jnp.int32(2999), nu=jnp.ones(1, jnp.float32))
-    body = lambda _, s: tx.update(grads, s)[1]  # noqa: E731
+    body = lambda _, s: tx.update(grads, s)[1]
     state = jax.jit(lambda s: jax.lax.fori_loop(0, 2000, body, s))(state)
     truth = 1.0
     for step in range(3000, 5000):

@@ -15,8 +15,8 @@ _MEKA = re.compile(r"-C\s+(-?\d{1,9})\b")
 
 WAYS = (
     "give one of: an XML file of labels beside it (Mulan), '-C n' in @relation (MEKA), "
-    "or labels= (names, a glob such as 'Class*', the number of leading labels, or the "
-    "path of an XML file)"
+    "or labels= (--labels): names, a glob such as 'Class*', the number of leading "
+    "labels, or the path of an XML file"
 )
 
 

@@ -86,8 +86,8 @@ def parse_table(
             str(path),
             line,
             f"which columns are labels is not known; the columns are {shorten(names)}: "
-            "name them with labels= (names or a glob of 0/1 columns, or one column of "
-            "label names such as a;b)",
+            "name them with labels= (--labels): names or a glob of 0/1 columns, or one "
+            "column of label names such as a;b",
         )
     matrix, label_names, label_lines = None, (), None
     if chosen and in_cells:

@@ -20,8 +20,8 @@ from zlpr_jax.optim._weight_decay import add_parameters
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
     *,
-    decay: Decay = power_decay(),  # noqa: B008
-    factoring: Factoring | None = Factoring(),  # noqa: B008
+    decay: Decay = power_decay(),
+    factoring: Factoring | None = Factoring(),
     clip: Scalar | None = 1.0,
     eps: Scalar = 1e-30,
     parameter_scale: bool = True,
@@ -103,7 +103,7 @@ def factored_adax(
     *,
     b2: Scalar = 1e-4,
     max_beta2: Scalar | None = 0.999,
-    factoring: Factoring | None = Factoring(),  # noqa: B008
+    factoring: Factoring | None = Factoring(),
     clip: Scalar | None = 1.0,
     eps: Scalar = 1e-30,
     parameter_scale: bool = True,

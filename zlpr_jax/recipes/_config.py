@@ -16,7 +16,8 @@ class OptimizerConfig:
         learning_rate: Peak learning rate, > 0.
         b1: Decay of the momentum, in [0, 1); not used by adafactor.
         b2: AdaX's long-term memory, > 0; not used by adafactor.
-        weight_decay: Decoupled weight decay, >= 0, scaled by the learning rate.
+        weight_decay: Decoupled weight decay, >= 0, scaled by the learning rate; for
+            adax the strength of its L2 penalty.
         warmup: Share of the steps that warm up, in [0, 1).
     """
 

@@ -215,7 +215,7 @@ def _train_once(
                 }
             )
 
-    bar.stage("finding the steps", config.steps)
+    bar.stage("", config.steps)
     fitted = fit(
         task, tx, rows.fitting, settings, validation=rows.validation, report=report
     )
@@ -228,7 +228,7 @@ def _train_once(
     )
     threshold = best_threshold(validation_logits, validation_labels)
     if not fitted.interrupted:
-        bar.stage("all training rows", fitted.step)
+        bar.stage("all rows", fitted.step)
         settings = dataclasses.replace(settings, steps=fitted.step)
         fitted = fit(task, tx, rows.train, settings, report=bar.update)
     scores, logits = evaluate(

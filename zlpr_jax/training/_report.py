@@ -5,10 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from zlpr_jax.training import _fit
@@ -34,11 +32,10 @@ class ProgressBar:
         self.console = console
         self.live = console.is_terminal
         self._bar = Progress(
+            # all of it fits 80 columns
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=6),
+            TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
             console=console,
             disable=not self.live,
             transient=True,
@@ -57,31 +54,32 @@ class ProgressBar:
         self._line = self._bar.add_task(description, total=None, text="")
 
     def stage(self, name: str, steps: int) -> None:
-        """Begin a fit of `steps` steps on the line."""
-        self._bar.reset(
-            self._line, total=steps, description=f"{self._description}, {name}"
-        )
+        """Begin a fit of `steps` steps on the line; `name` may be empty."""
+        description = f"{self._description}, {name}" if name else self._description
+        self._bar.reset(self._line, total=steps, description=description)
 
     def update(self, progress: _fit.Progress) -> None:
         """Show one report of `fit`."""
         if progress.scores is not None:
             score = progress.scores[self._headline]
             self._best = max(score, self._best or score)
-        parts = [f"{name} {value:.4g}" for name, value in progress.metrics.items()]
+        parts = [f"{name} {_short(value)}" for name, value in progress.metrics.items()]
         if self._best is not None:
-            parts.append(f"best validation {self._headline} {_short(self._best)}")
+            parts.append(f"best {_short(self._best)}")
         parts.append(f"{progress.examples_per_second:,.0f} examples/s")
-        self._bar.update(self._line, completed=progress.step, text="  ".join(parts))
+        self._bar.update(self._line, completed=progress.step, text=" ".join(parts))
 
     def finish(self, outcome: str) -> None:
         """End the line with one that stays."""
         self._bar.remove_task(self._line)
         if self._best is not None:
-            outcome += f" (best validation {self._headline} {_short(self._best)})"
+            outcome += f" (best validation {self._headline} {_short(self._best, 4)})"
         self.console.print(
             f"{self._description}: {outcome}", highlight=False, soft_wrap=True
         )
 
 
-def _short(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")
+def _short(value: float, digits: int = 3) -> str:
+    """`digits` digits, without a zero before the point."""
+    text = f"{value:.{digits}f}" if abs(value) < 1 else f"{value:.{digits}g}"
+    return text.removeprefix("0")
