@@ -62,8 +62,8 @@ class ExperimentConfig:
     """One comparison: the same network and seeds under each loss.
 
     Each seed trains twice: on the training rows without the validation part, to find
-    the number of steps with the best validation micro-F1, then on all training rows for
-    that number.
+    the number of epochs with the best validation micro-F1, then on all training rows
+    for that number.
 
     Attributes:
         run: Run folder to make; it must not exist. By default runs/NAME, numbered.

@@ -1,7 +1,7 @@
 """Compare losses on one multi-label data set: the run behind `zlpr-jax train`.
 
 Each seed and loss trains twice: once without the validation part, to find the number of
-steps, then on all training rows for that number. The test rows are scored once.
+epochs, then on all training rows for that number. The test rows are scored once.
 """
 
 import dataclasses
@@ -228,8 +228,10 @@ def _train_once(
     )
     threshold = best_threshold(validation_logits, validation_labels)
     if not fitted.interrupted:
-        bar.stage("all rows", fitted.step)
-        settings = dataclasses.replace(settings, steps=fitted.step)
+        # the same number of epochs, which with more rows is more steps
+        steps = round(fitted.step * len(rows.train) / len(rows.fitting))
+        bar.stage("all rows", steps)
+        settings = dataclasses.replace(settings, steps=steps)
         fitted = fit(task, tx, rows.train, settings, report=bar.update)
     scores, logits = evaluate(
         task, fitted.params, fitted.state, rows.test, config.batch_size

@@ -12,7 +12,7 @@ import dataclasses
 from zlpr_jax.recipes._config import ExperimentConfig, ModelConfig, OptimizerConfig
 
 MODEL = ModelConfig(hidden=(512, 256), dropout=0.5, input_dropout=0.2)
-OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=3e-3, weight_decay=0.05)
+OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=1e-3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,10 @@ class Config(ExperimentConfig):
 
     __doc__ = f"{__doc__}\n{ExperimentConfig.__doc__}"
     seeds: int = 5
-    steps: int = 2000
+    steps: int = 1000
     model: ModelConfig = MODEL
     optimizer: OptimizerConfig = OPTIMIZER
+    bce_learning_rate: float | None = 2e-3
 
 
 def run(config: Config) -> None:
