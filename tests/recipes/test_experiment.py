@@ -198,6 +198,7 @@ BAD = {
     "nan": (["--data", "nan.csv", "--labels", "a,b"], "nan.csv:3"),
     "empty": (["--data", "empty.jsonl"], "empty.jsonl"),
     "unseen label": (["--data", "x.jsonl", "--test", "new.jsonl"], "snow"),
+    "no feature": (["--data", "bare.jsonl"], "no row has a feature"),
     "existing run": (["--data", "x.jsonl", "--run", "old"], "exists"),
     "validation too small": (["--data", "x.jsonl", "--validation", "1e-9"], "empty"),
     "diverges": (
@@ -218,6 +219,7 @@ def test_bad_input_is_one_line(case, tmp_path, monkeypatch):
     (tmp_path / "nan.csv").write_text("f,a,b\n1,0,1\nnan,1,0\n")
     (tmp_path / "range.svm").write_text("1 2 3\n7 0:1.0\n")
     (tmp_path / "new.jsonl").write_text('{"text": "a", "labels": ["snow"]}\n')
+    (tmp_path / "bare.jsonl").write_text('{"features": {}, "labels": ["a"]}\n' * 9)
     (tmp_path / "old").mkdir()
     before = {path.name for path in tmp_path.iterdir()}
     arguments, reason = BAD[case]

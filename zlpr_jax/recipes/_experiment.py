@@ -115,6 +115,8 @@ def run_experiment(
         tfidf = Tfidf.fit(train.features, max_features=max_features)
         train = multilabel.vectorize(train, tfidf)
         test = multilabel.vectorize(test, tfidf)
+    if not train.num_features:
+        raise InputError(f"{train.path}: no row has a feature; expected at least one.")
     network = MLPConfig(
         features=train.num_features,
         labels=train.num_labels,
