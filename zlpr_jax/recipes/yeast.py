@@ -19,7 +19,6 @@ OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=1e-3)
 class Config(ExperimentConfig):
     """Train on Mulan yeast and compare ZLPR with BCE."""
 
-    __doc__ = f"{__doc__}\n{ExperimentConfig.__doc__}"
     seeds: int = 5
     steps: int = 1000
     model: ModelConfig = MODEL
