@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import rich.box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,9 +31,11 @@ def run(run_path: str, data: str | None) -> None:
             "name a labelled file with --data."
         )
     scores = model.task.score(list(model.logits(rows)), list(rows))
-    table = Table(title=f"{run_path} on {len(rows)} rows of {rows.path}")
+    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("score")
     table.add_column("s > 0", justify="right")
     for name, (title, larger) in MULTILABEL_SCORES.items():
         table.add_row(f"{title} {'↑' if larger else '↓'}", f"{scores[name]:.4f}")
-    Console().print(table)
+    console = Console()
+    console.print(f"{len(rows)} rows of {rows.path}", soft_wrap=True, highlight=False)
+    console.print(table)
