@@ -5,6 +5,9 @@
 The official split, 1,500 rows to train and 917 to test, comes with the package river:
 nothing is downloaded. Every setting below was found by `benchmarks/search_yeast.py`
 on a fixed fifth of the training rows.
+
+Expect two minutes on two CPU cores, and for ZLPR, mean and standard error of 5 seeds:
+micro-F1 .664 ± .001, macro-F1 .415 ± .006, LRAP .773 ± .001.
 """
 
 import dataclasses
