@@ -57,7 +57,7 @@ def main():
         cells = [name, f"{floor:.4f}"]
         for column in ("zlpr", "bce", "bce_tuned"):
             score = results[column]["micro_f1"]
-            error = score["std"] / options.seeds**0.5
+            error = score["std"] / len(score["values"]) ** 0.5
             cells.append(f"{score['mean']:.4f} ± {error:.4f}")
             if options.json:
                 print(
