@@ -140,12 +140,13 @@ def draw(
         if "validation" in row:
             point = row["step"], row["validation"]["micro_f1"]
             lines.setdefault((row["loss"], row["seed"]), []).append(point)
+    first = min((seed for _, seed in lines), default=0)
     for (loss, seed), points in lines.items():
         learning.plot(
             *zip(*points, strict=True),
             color=colours[loss],
-            alpha=0.8 if seed == 0 else 0.3,
-            label=loss.upper() if seed == 0 else None,
+            alpha=0.8 if seed == first else 0.3,
+            label=loss.upper() if seed == first else None,
         )
     learning.set(xlabel="step", ylabel="validation micro-F1", title="learning curves")
     learning.legend()
