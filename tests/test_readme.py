@@ -31,3 +31,16 @@ def test_paths_in_the_map_exist():
     assert len(paths) > 5
     for path in paths:
         assert (ROOT / path).exists(), path
+
+
+def test_the_page_on_scale_runs():
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    linear, sharded, spans = ({} for _ in range(3))
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    for block, names in zip(blocks, (linear, sharded, spans), strict=True):
+        exec(block, names)
+    assert linear["classes"].shape == (128, 5)
+    assert sharded["devices"] == 8
+    assert sharded["padded"] > sharded["labels"]
+    assert not sharded["gradient"][:, sharded["labels"] :].any()
+    assert spans["loss"].shape == (2, 3)

@@ -7,4 +7,5 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Axis: TypeAlias = int | Sequence[int]
+AxisName: TypeAlias = str | tuple[str, ...]
 PyTree: TypeAlias = Any

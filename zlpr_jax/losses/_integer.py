@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from zlpr_jax import _checks
-from zlpr_jax.losses import _terms
+from zlpr_jax._typing import AxisName
+from zlpr_jax.losses import _indices, _mesh, _terms
 
 
 def zlpr_loss_with_integer_labels(
@@ -17,6 +18,7 @@ def zlpr_loss_with_integer_labels(
     where: Bool[Array, "*shape"] | None = None,
     *,
     threshold: float | int | Float[Array, "..."] | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*rows"]:
     r"""ZLPR with the positive classes given as indices.
 
@@ -47,6 +49,15 @@ def zlpr_loss_with_integer_labels(
             no positive class.
         threshold: score of the threshold class in place of 0: a scalar, or one a row
             (the shape of `logits` without the class axis). The loss of `s - threshold`.
+        axis_name: the mesh axis, or axes, that the classes are split over, inside
+            `shard_map` or `pmap`. `logits` and `where` are then this device's part,
+            `labels` holds global indices, and the loss is that of all classes, the same
+            on all of those devices.
+            They exchange two maxima and two sums a row, and nothing for the gradient.
+            A number of classes that the devices do not divide is padded, and the tail
+            masked by `where`. Where replication is not tracked (`pmap`,
+            `shard_map(check_vma=False)`) take the gradient inside the mapped function;
+            only reverse mode works there.
 
     Returns:
         One loss a row, not reduced: the shape of `logits` without the class axis. The
@@ -97,32 +108,27 @@ def zlpr_loss_with_integer_labels(
     if where is not None:
         _checks.check_boolean("where", where)
         _checks.check_shape("where", where.shape, logits.shape, "that of logits")
-    scores = _terms.scores_above_threshold(logits, threshold, axes)
-    positive, invalid = _multi_hot(labels, logits.shape[axes[0]])
+    scores = _terms.scores_above_threshold(logits, threshold, axes, axis_name)
+    num_classes = logits.shape[axes[0]]
+    local, invalid = _indices.local_classes(labels, num_classes, axis_name)
     if where is not None:
-        invalid = invalid & jnp.any(where, axis=axes)
-    positive = jnp.moveaxis(positive, -1, axes[0])
-    return _terms.poison(_terms.hard_terms(scores, positive, where, axes), invalid)
+        invalid = invalid & _mesh.any_over(jnp.any(where, axis=axes), axis_name)
+    positive = jnp.moveaxis(_multi_hot(local, num_classes), -1, axes[0])
+    loss = _terms.hard_terms(scores, positive, where, axes, axis_name)
+    return _terms.poison(loss, invalid)
 
 
 def _multi_hot(
-    labels: Integer[Array, "*rows K"], num_classes: int
-) -> tuple[Bool[Array, "*rows C"], Bool[Array, "*rows"]]:
-    """The classes named in each row, and whether an index is past the last class."""
-    # A narrow integer may be unable to hold the number of classes, used below.
-    if jnp.iinfo(labels.dtype).bits < 32:
-        labels = labels.astype(jnp.int32)
-    beyond = labels >= num_classes
-    # JAX wraps a negative index round to the end of the axis; only one past the end is
-    # dropped.
-    labels = jnp.where(beyond | (labels < 0), num_classes, labels)
+    local: Int[Array, "*rows K"], num_classes: int
+) -> Bool[Array, "*rows C"]:
+    """The classes named in each row; an index of `num_classes` names none."""
 
-    def one_row(indices: Integer[Array, " K"]) -> Bool[Array, " C"]:
+    def one_row(indices: Int[Array, " K"]) -> Bool[Array, " C"]:
         empty = jnp.zeros(num_classes, dtype=jnp.bool_)
         return empty.at[indices].set(True, mode="drop")
 
     # vmap, not flattened rows: the scatter keeps its batch axes, and so their sharding.
     scatter = one_row
-    for _ in range(labels.ndim - 1):
+    for _ in range(local.ndim - 1):
         scatter = jax.vmap(scatter)
-    return scatter(labels), jnp.any(beyond, axis=-1)
+    return scatter(local)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from zlpr_jax import _checks
-from zlpr_jax._typing import Axis
-from zlpr_jax.losses import _terms
+from zlpr_jax._typing import Axis, AxisName
+from zlpr_jax.losses import _mesh, _terms
 
 
 def zlpr_loss(
@@ -15,6 +15,7 @@ def zlpr_loss(
     where: Bool[Array, "*shape"] | None = None,
     *,
     threshold: float | int | Float[Array, "..."] | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "..."]:
     r"""ZLPR: zero-bounded log-sum-exp and pairwise rank-based loss.
 
@@ -52,6 +53,14 @@ def zlpr_loss(
             anything, NaN included, and get a zero gradient. A row without any is 0.
         threshold: score of the threshold class in place of 0: a scalar, or one a row
             (the shape of `logits` without the class axes). The loss of `s - threshold`.
+        axis_name: the mesh axis, or axes, that the classes are split over, inside
+            `shard_map` or `pmap`. The arrays with a class axis are then this device's
+            part, and the loss is that of all classes, the same on all of those devices.
+            They exchange two maxima and two sums a row, and nothing for the gradient.
+            A number of classes that the devices do not divide is padded, and the tail
+            masked by `where`. Where replication is not tracked (`pmap`,
+            `shard_map(check_vma=False)`) take the gradient inside the mapped function;
+            only reverse mode works there.
 
     Returns:
         One loss a row, not reduced: the shape of `logits` without the class axes. The
@@ -84,14 +93,15 @@ def zlpr_loss(
         _checks.check_boolean("where", where)
         _checks.check_shape("where", where.shape, logits.shape, "that of logits")
     axes = _checks.canonical_axes(axis, logits.shape)
-    scores = _terms.scores_above_threshold(logits, threshold, axes)
+    scores = _terms.scores_above_threshold(logits, threshold, axes, axis_name)
     if labels.dtype == jnp.bool_:
-        return _terms.hard_terms(scores, labels, where, axes)
+        return _terms.hard_terms(scores, labels, where, axes, axis_name)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        loss = _terms.hard_terms(scores, labels != 0, where, axes)
+        loss = _terms.hard_terms(scores, labels != 0, where, axes, axis_name)
         wrong = (labels != 0) & (labels != 1)
         if where is not None:
             wrong = wrong & where
-        return _terms.poison(loss, jnp.any(wrong, axis=axes))
+        wrong = _mesh.any_over(jnp.any(wrong, axis=axes), axis_name)
+        return _terms.poison(loss, wrong)
     _checks.check_floating("labels", labels)
-    return _terms.soft_terms(scores, labels, where, axes)
+    return _terms.soft_terms(scores, labels, where, axes, axis_name)
