@@ -21,6 +21,7 @@ from zlpr_jax.recipes._config import OptimizerConfig
 from zlpr_jax.recipes._experiment import split
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.tasks import multilabel
+from zlpr_jax.tasks.features import feature_scaling
 from zlpr_jax.training import FitConfig, fit
 
 # A coarser search, over one or two layers of 256 to 1024 units, dropout up to 0.7,
@@ -70,7 +71,7 @@ def main():
     options = parser.parse_args()
     train, _ = read_yeast()
     fitting, validation = split(train, 0.2)
-    scaling = multilabel.feature_scaling(train)
+    scaling = feature_scaling(train)
     everything = [
         dict(zip(GRID, values, strict=True))
         for values in itertools.product(*GRID.values())

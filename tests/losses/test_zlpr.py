@@ -270,3 +270,29 @@ def test_rows_do_not_leak_into_one_another(rng, soft):
 def test_no_classes_is_no_loss(dtype):
     loss = zlpr_loss(jnp.zeros((2, 0)), jnp.zeros((2, 0), dtype))
     chex.assert_trees_all_equal(loss, jnp.zeros(2))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("classes", [1023, 1024, 1039])
+def test_many_classes_are_summed_in_lanes(rng, oracle, soft, classes):
+    logits, labels = draw(rng, (7, classes), density=0.01)
+    labels = draw_soft(rng, (7, classes)) if soft else labels
+    where = rng.random(labels.shape) < 0.9
+    arguments = (jnp.array(logits), jnp.array(labels))
+    close(zlpr_loss(*arguments), oracle(logits, labels))
+    close(zlpr_loss(*arguments, where=jnp.array(where)), oracle(logits, labels, where))
+    gradient = jax.grad(lambda s, t: zlpr_loss(s, t).sum())(*arguments)
+    s, t = logits.astype(np.float64), labels.astype(np.float64)
+    positive, negative = t * np.exp(-s), (1 - t) * np.exp(s)
+    expected = negative / (1 + negative.sum(1, keepdims=True))
+    expected -= positive / (1 + positive.sum(1, keepdims=True))
+    close(gradient, expected)
+
+
+@pytest.mark.parametrize("exponent", [0, 20, 37])
+def test_the_peak_knows_the_weights(oracle, exponent):
+    # The largest score has almost no weight; under it as the peak the others vanish.
+    weight = np.float32(10.0**-exponent)
+    logits = np.array([[-2.3 * exponent - 1, 0, 1], [-88, 0, 1]], np.float32)
+    labels = np.array([[weight, 0.5, 0.25]] * 2, np.float32)
+    close(zlpr_loss(jnp.array(logits), jnp.array(labels)), oracle(logits, labels))

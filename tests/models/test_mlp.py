@@ -31,6 +31,24 @@ def test_no_hidden_layer_is_a_linear_model():
     np.testing.assert_allclose(model(2 * x), 2 * model(x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("key", [None, jax.random.key(1)])
+def test_output_layer_of_encode_is_the_model(key):
+    config = MLPConfig(
+        features=6, labels=3, hidden=(5, 4), dropout=0.4, input_dropout=0.2
+    )
+    model = MLP(config, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (7, 6))
+    hidden = model.encode(x, key=key)
+    assert hidden.shape == (7, 4)
+    np.testing.assert_array_equal(model.layers[-1](hidden), model(x, key=key))
+
+
+def test_a_linear_model_has_nothing_to_encode():
+    model = MLP(MLPConfig(features=6, labels=3, hidden=()), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="give hidden a width"):
+        model.encode(jnp.ones((2, 6)))
+
+
 @pytest.mark.parametrize("name", ["dropout", "input_dropout"])
 def test_dropout_needs_a_key_and_keeps_the_mean(name):
     config = MLPConfig(features=400, labels=2, hidden=(400,), **{name: 0.5})

@@ -47,6 +47,22 @@ def test_agrees_with_the_module(x):
     assert float(jnp.abs(state["norm"]["mean"]).max()) > 0
 
 
+def test_another_method(x):
+    class Scaled(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.float32(3))
+
+        def __call__(self, x):
+            return self.scale[...] * x
+
+        def twice(self, x, *, shift):
+            return self(self(x)) + shift
+
+    apply, params, state = functionalize(Scaled(), method="twice")
+    output, _ = jax.jit(apply)(params, state, x, shift=1.0)
+    np.testing.assert_allclose(output, 9 * x + 1, rtol=1e-6)
+
+
 def test_the_module_is_left_alone(x):
     module = Block(rngs=nnx.Rngs(0))
     before = np.asarray(module.norm.mean[...])

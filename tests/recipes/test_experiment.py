@@ -1,6 +1,5 @@
 """`zlpr-jax train`, `evaluate` and `predict`, from files to the run folder."""
 
-import contextlib
 import io
 import json
 import signal
@@ -8,24 +7,12 @@ import signal
 import numpy as np
 import pytest
 
-from zlpr_jax.cli import main
 from zlpr_jax.data.yeast import read_yeast
 from zlpr_jax.recipes._results import paired_difference, summarize
 from zlpr_jax.tasks.scores import MULTILABEL_SCORES
 
 QUICK = ["--seeds", "2", "--steps", "30", "--eval-every", "10", "--model.hidden", "16"]
 WORDS = {"sun": "bright warm", "rain": "wet grey", "wind": "gusty loud"}
-
-
-def run(*arguments):
-    """Run the command line; return its status, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            status = end.code
-    return status, out.getvalue(), err.getvalue()
 
 
 def write_texts(path, rows=80, seed=0):
@@ -40,7 +27,7 @@ def write_texts(path, rows=80, seed=0):
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
+def texts(run, tmp_path_factory):
     """A run on text files, and the files."""
     folder = tmp_path_factory.mktemp("texts")
     train = write_texts(folder / "train.jsonl")
@@ -92,7 +79,7 @@ def test_results_and_metrics(texts):
     assert {"step", "train", "validation", "loss", "seed"} == set(rows[0])
 
 
-def test_evaluate_repeats_the_first_seed(texts):
+def test_evaluate_repeats_the_first_seed(run, texts):
     folder, _ = texts
     results = json.loads((folder / "run" / "results.json").read_text())
     status, out, _ = run("evaluate", folder / "run")
@@ -104,7 +91,20 @@ def test_evaluate_repeats_the_first_seed(texts):
         )
 
 
-def test_predict_repeats_the_predictions(texts, tmp_path):
+def test_evaluate_takes_an_older_run(run, texts, tmp_path):
+    """Before there were two tasks, config.json did not say which."""
+    folder, _ = texts
+    for path in (folder / "run").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("task") == "multilabel"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = run("evaluate", folder / "run")
+    assert expected[0] == 0
+    assert run("evaluate", tmp_path) == expected
+
+
+def test_predict_repeats_the_predictions(run, texts, tmp_path):
     folder, _ = texts
     expected = (folder / "run" / "predictions.jsonl").read_text()
     status, out, _ = run("predict", folder / "run", "--data", folder / "test.jsonl")
@@ -121,7 +121,7 @@ def test_predict_repeats_the_predictions(texts, tmp_path):
     assert "exists" in err
 
 
-def test_predict_reads_standard_input_without_labels(texts, monkeypatch):
+def test_predict_reads_standard_input_without_labels(run, texts, monkeypatch):
     folder, _ = texts
     monkeypatch.setattr("sys.stdin", io.StringIO('{"text": "gusty loud day"}\n'))
     status, out, _ = run("predict", folder / "run", "--data", "-")
@@ -133,7 +133,7 @@ def test_predict_reads_standard_input_without_labels(texts, monkeypatch):
     assert "<stdin>:1" in err
 
 
-def test_threshold_moves_the_labels(texts):
+def test_threshold_moves_the_labels(run, texts):
     folder, _ = texts
     arguments = ["predict", folder / "run", "--data", folder / "test.jsonl"]
     status, out, _ = run(*arguments, "--threshold", "1e9")
@@ -141,7 +141,7 @@ def test_threshold_moves_the_labels(texts):
     assert not any(json.loads(line)["labels"] for line in out.splitlines())
 
 
-def test_same_seed_same_results(tmp_path):
+def test_same_seed_same_results(run, tmp_path):
     data = write_texts(tmp_path / "train.jsonl")
     found = []
     for name in ("a", "b"):
@@ -151,7 +151,7 @@ def test_same_seed_same_results(tmp_path):
     assert found[0] == found[1]
 
 
-def test_yeast(tmp_path):
+def test_yeast(run, tmp_path):
     status, out, err = run("train", "yeast", "--run", tmp_path / "run", *QUICK)
     assert (status, err) == (0, "")
     assert "917 test rows" in out
@@ -164,7 +164,7 @@ def test_yeast(tmp_path):
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_interrupt_keeps_what_was_reached(tmp_path, monkeypatch, after):
+def test_interrupt_keeps_what_was_reached(run, tmp_path, monkeypatch, after):
     """Ctrl-C during the first fit, and during the third."""
     from zlpr_jax.recipes import _experiment
 
@@ -209,7 +209,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case, tmp_path, monkeypatch):
+def test_bad_input_is_one_line(run, case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_texts(tmp_path / "x.jsonl")
     (tmp_path / "x.parquet").touch()
@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(case, tmp_path, monkeypatch):
         (["train", "yeast", "--optimizer.learning-rate", "-1"], "must be > 0"),
     ],
 )
-def test_bad_commands(arguments, reason, tmp_path, monkeypatch):
+def test_bad_commands(run, arguments, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = run(*arguments)
     assert status == 2
@@ -255,7 +255,7 @@ def test_bad_commands(arguments, reason, tmp_path, monkeypatch):
     assert "Traceback" not in err
 
 
-def test_damaged_run_is_one_line(texts, tmp_path):
+def test_damaged_run_is_one_line(run, texts, tmp_path):
     folder, _ = texts
     for name in ("config.json", "schema.json", "params.safetensors"):
         copy = tmp_path / name.partition(".")[0]
@@ -269,7 +269,7 @@ def test_damaged_run_is_one_line(texts, tmp_path):
         assert len(err.splitlines()) == 1
 
 
-def test_list_and_help():
+def test_list_and_help(run):
     status, out, _ = run("list")
     assert status == 0
     assert "yeast" in out
@@ -280,7 +280,7 @@ def test_list_and_help():
     assert "--optimizer.learning-rate" in out
 
 
-def test_missing_extra_names_the_pip_line(monkeypatch):
+def test_missing_extra_names_the_pip_line(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tyro", None)
     status, _, err = run("train", "yeast")
     assert status == 2

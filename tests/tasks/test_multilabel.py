@@ -17,6 +17,7 @@ from zlpr_jax.models.mlp import MLPConfig
 from zlpr_jax.nn import SparseFeatures
 from zlpr_jax.optim import adax
 from zlpr_jax.tasks import multilabel
+from zlpr_jax.tasks.features import feature_scaling, vectorize
 from zlpr_jax.training import FitConfig, evaluate, fit
 
 
@@ -111,7 +112,7 @@ def test_scaling_of_dense_columns():
     binary = rng.random((200, 1)) < 0.01
     constant = np.full((200, 1), 7.0)
     features = np.concatenate([numbers, binary, constant], 1).astype(np.float32)
-    shift, scale = multilabel.feature_scaling(data_of(features))
+    shift, scale = feature_scaling(data_of(features))
     scaled = (features.astype(np.float64) - shift) * scale
     assert scaled[:, 3].std() == 0
     assert scaled[:, :2].std(0) == pytest.approx(scaled[:, 0].std(), rel=1e-3)
@@ -122,7 +123,7 @@ def test_scaling_of_dense_columns():
 
 def test_scaling_of_sparse_columns_keeps_zeros():
     dense = np.array([[0, 1, 0], [500, 0, 0.5], [250, 1, 0]], np.float32)
-    shift, scale = multilabel.feature_scaling(data_of(csr_array(dense)))
+    shift, scale = feature_scaling(data_of(csr_array(dense)))
     assert not shift.any()
     scaled = dense * scale
     assert scaled[1, 0] == pytest.approx(scaled[0, 1])
@@ -132,11 +133,11 @@ def test_scaling_of_sparse_columns_keeps_zeros():
 def test_texts_need_vectors_first():
     data = data_of(("red fish", "blue fish"))
     with pytest.raises(ValueError, match="use vectorize"):
-        multilabel.feature_scaling(data)
+        feature_scaling(data)
     tfidf = Tfidf.fit(data.features, min_df=1)
-    vectors = multilabel.vectorize(data, tfidf)
+    vectors = vectorize(data, tfidf)
     assert vectors.num_features == len(tfidf.vocabulary)
-    assert multilabel.vectorize(vectors, None) is vectors
+    assert vectorize(vectors, None) is vectors
 
 
 def test_prediction_lines():
@@ -156,7 +157,7 @@ def test_overfits_a_handful_of_real_records(loss):
     task = multilabel.make(
         MLPConfig(features=103, labels=14, hidden=(64,)),
         loss=multilabel.LOSSES[loss],
-        scaling=multilabel.feature_scaling(data),
+        scaling=feature_scaling(data),
     )
     tx = adax(3e-3, l2=0.0)
     records = list(data)

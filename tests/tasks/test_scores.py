@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from zlpr_jax.tasks.scores import (
-    MULTILABEL_SCORES,
-    best_threshold,
-    multilabel_scores,
-)
+from zlpr_jax.tasks.scores import MULTILABEL_SCORES, multilabel_scores
 
 
 @pytest.fixture
@@ -74,19 +70,3 @@ def test_no_label_at_all():
     scores = multilabel_scores(np.ones((2, 3)), np.zeros((2, 3), bool))
     assert scores["micro_f1"] == scores["map"] == 0
     assert scores["one_error"] == 1
-
-
-def test_best_threshold_is_the_best_of_all(split):
-    logits, labels = split
-    logits = logits.round(1)  # equal scores, which no threshold separates
-
-    def f1(threshold):
-        return metrics.f1_score(labels, logits > threshold, average="micro")
-
-    best = max(f1(cut) for cut in np.arange(-5, 5, 0.05))
-    assert f1(best_threshold(logits, labels)) == pytest.approx(best, abs=1e-12)
-
-
-def test_best_threshold_may_predict_everything():
-    logits, labels = np.array([[1.0, 2.0]]), np.array([[True, True]])
-    assert (logits > best_threshold(logits, labels)).all()

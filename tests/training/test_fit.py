@@ -149,6 +149,25 @@ def test_one_compilation_for_all_seeds():
         fit(counted, tx, RECORDS, FitConfig(steps=3, batch_size=8, seed=seed))
 
 
+def test_parameters_that_others_hold_stay_theirs():
+    """A step writes over its arguments, but not over what came from outside."""
+    start = {"w": jnp.float32(1)}, {"steps": jnp.int32(0)}
+    task = make_task()._replace(init=lambda key: start)
+
+    def init(params):
+        return params  # a state that begins with the parameters, as slow weights do
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u: -0.1 * u, updates), params
+
+    tx = optax.GradientTransformation(init, update)
+    results = [
+        fit(task, tx, RECORDS, FitConfig(steps=3, batch_size=8)) for _ in range(2)
+    ]
+    assert float(start[0]["w"]) == 1
+    chex.assert_trees_all_equal(results[0].params, results[1].params)
+
+
 def test_interrupt_ends_with_what_was_reached():
     def interrupt(progress):
         if progress.step == 20:

@@ -1,7 +1,8 @@
 """A trained multi-label model, read back from its run folder."""
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +18,10 @@ from zlpr_jax.data.multilabel import (
 )
 from zlpr_jax.data.tfidf import Tfidf
 from zlpr_jax.models.mlp import MLPConfig
-from zlpr_jax.tasks import multilabel
+from zlpr_jax.tasks import extreme, multilabel
+from zlpr_jax.tasks.features import vectorize
+from zlpr_jax.tasks.scores import MULTILABEL_SCORES
+from zlpr_jax.tasks.topk_scores import TOPK_SCORES
 from zlpr_jax.training import load_tree, predict, read_json
 
 
@@ -26,6 +30,8 @@ class TrainedModel(NamedTuple):
 
     Attributes:
         task: The task.
+        titles: Title of each of its scores, and whether a larger one is better.
+        lines: `(predictions, data, threshold) -> JSON lines`.
         params: Its parameters.
         state: Its state.
         schema: The columns of the training set.
@@ -36,6 +42,8 @@ class TrainedModel(NamedTuple):
     """
 
     task: Task
+    titles: Mapping[str, tuple[str, bool]]
+    lines: Callable[..., Iterator[str]]
     params: PyTree
     state: PyTree
     schema: Schema
@@ -44,10 +52,10 @@ class TrainedModel(NamedTuple):
     recipe: str
     test: str | None
 
-    def logits(self, data: MultilabelData) -> np.ndarray:
-        """Score every label of every row, `[rows, labels]`."""
-        vectors = multilabel.vectorize(data, self.tfidf)
-        return np.stack(predict(self.task, self.params, self.state, list(vectors), 256))
+    def predict(self, data: MultilabelData) -> list[Any]:
+        """Predict every row, as the task does."""
+        vectors = vectorize(data, self.tfidf)
+        return predict(self.task, self.params, self.state, list(vectors), 256)
 
 
 def load_run(path: Path) -> TrainedModel:
@@ -63,11 +71,23 @@ def load_run(path: Path) -> TrainedModel:
     config = read_json(path / "config.json")
     stored = read_json(path / "schema.json")
     try:
-        network = {**config["network"], "hidden": tuple(config["network"]["hidden"])}
-        task = multilabel.make(MLPConfig(**network))
+        network = MLPConfig(
+            **{**config["network"], "hidden": tuple(config["network"]["hidden"])}
+        )
         schema = Schema.from_json(stored["data"])
         tfidf = stored["tfidf"] and Tfidf.from_json(stored["tfidf"])
         recipe, settings = config["recipe"], config["settings"]
+        if config.get("task") == "extreme":
+            titles, lines = TOPK_SCORES, extreme.prediction_lines
+            task = extreme.make(
+                network,
+                label_counts=np.array(stored["label_counts"], np.int64),
+                rows=stored["rows"],
+                top=settings["top"],
+            )
+        else:
+            titles, lines = MULTILABEL_SCORES, multilabel.prediction_lines
+            task = multilabel.make(network)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: config.json or schema.json is not what `zlpr-jax train` writes: "
@@ -77,6 +97,8 @@ def load_run(path: Path) -> TrainedModel:
     tree = load_tree(path / "params.safetensors", {"params": params, "state": state})
     return TrainedModel(
         task,
+        titles,
+        lines,
         tree["params"],
         tree["state"],
         schema,

@@ -10,7 +10,6 @@ from zlpr_jax._errors import InputError
 from zlpr_jax.commands._trained import load_run
 from zlpr_jax.data.multilabel import read
 from zlpr_jax.data.yeast import read_yeast
-from zlpr_jax.tasks.scores import MULTILABEL_SCORES
 
 
 def run(run_path: str, data: str | None) -> None:
@@ -30,11 +29,11 @@ def run(run_path: str, data: str | None) -> None:
             f"{run_path}: the run's test rows were part of its training file: "
             "name a labelled file with --data."
         )
-    scores = model.task.score(list(model.logits(rows)), list(rows))
+    scores = model.task.score(model.predict(rows), list(rows))
     table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("score")
-    table.add_column("s > 0", justify="right")
-    for name, (title, larger) in MULTILABEL_SCORES.items():
+    table.add_column("value", justify="right")
+    for name, (title, larger) in model.titles.items():
         table.add_row(f"{title} {'↑' if larger else '↓'}", f"{scores[name]:.4f}")
     console = Console()
     console.print(f"{len(rows)} rows of {rows.path}", soft_wrap=True, highlight=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from zlpr_jax._errors import InputError
 from zlpr_jax.commands._trained import load_run
 from zlpr_jax.data.multilabel import read, read_jsonl
-from zlpr_jax.tasks import multilabel
 
 
 def run(run_path: str, data: str, output: str | None, threshold: float) -> None:
@@ -27,7 +26,7 @@ def run(run_path: str, data: str, output: str | None, threshold: float) -> None:
         rows = read(
             data, labels=model.labels, schema=model.schema, labels_required=False
         )
-    lines = multilabel.prediction_lines(model.logits(rows), rows, threshold)
+    lines = model.lines(model.predict(rows), rows, threshold)
     if output is None:
         sys.stdout.writelines(lines)
         return

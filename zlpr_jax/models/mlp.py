@@ -77,17 +77,54 @@ class MLP(nnx.Module):
         Returns:
             Logits `[B, labels]`.
         """
+        if not self.layers:
+            return self._first(
+                features, None if key is None else jax.random.split(key, 1)[0]
+            )
+        return self.layers[-1](self.encode(features, key=key))
+
+    def encode(
+        self,
+        features: Float[Array, "B features"] | SparseFeatures,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B D"]:
+        """Give what the output layer takes: the last hidden layer, after dropout.
+
+        The output layer is the last of `layers`; a loss that does without the logits
+        takes its kernel and bias from the parameters.
+
+        Args:
+            features: As in `__call__`.
+            key: As in `__call__`.
+
+        Returns:
+            Hidden activations `[B, D]`.
+
+        Raises:
+            ValueError: If there is no hidden layer.
+        """
+        if not self.layers:
+            raise ValueError(
+                "a linear model has nothing to encode: give hidden a width."
+            )
         keys = [None] * (1 + len(self.layers))
         if key is not None:
             keys = list(jax.random.split(key, len(keys)))
-        if isinstance(features, SparseFeatures):
-            values = _drop(self.input_dropout, features.values, keys[0])
-            x = sparse_linear(self.input, features._replace(values=values))
-        else:
-            x = self.input(_drop(self.input_dropout, features, keys[0]))
-        for layer, layer_key in zip(self.layers, keys[1:], strict=True):
+        x = self._first(features, keys[0])
+        for layer, layer_key in zip(list(self.layers)[:-1], keys[1:-1], strict=True):
             x = layer(_drop(self.dropout, jax.nn.relu(x), layer_key))
-        return x
+        return _drop(self.dropout, jax.nn.relu(x), keys[-1])
+
+    def _first(
+        self,
+        features: Float[Array, "B features"] | SparseFeatures,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "B width"]:
+        if isinstance(features, SparseFeatures):
+            values = _drop(self.input_dropout, features.values, key)
+            return sparse_linear(self.input, features._replace(values=values))
+        return self.input(_drop(self.input_dropout, features, key))
 
 
 def _drop(

@@ -22,7 +22,7 @@ class Functional(NamedTuple):
     state: PyTree
 
 
-def functionalize(module: nnx.Module) -> Functional:
+def functionalize(module: nnx.Module, *, method: str = "__call__") -> Functional:
     """Split a Flax NNX module, once, into `apply`, `params` and `state`.
 
     The result is all that `jax.jit`, `jax.grad`, `jax.lax.scan` and optax need; no NNX
@@ -31,6 +31,7 @@ def functionalize(module: nnx.Module) -> Functional:
     Args:
         module: Any NNX module. Randomness at call time should enter through an
             argument: an `nnx.Rngs` held by the module would be part of `state`.
+        method: Name of the method that `apply` calls.
 
     Returns:
         The triple `Functional(apply, params, state)`.
@@ -49,7 +50,7 @@ def functionalize(module: nnx.Module) -> Functional:
 
     def apply(params: PyTree, state: PyTree, *args: Any, **kwargs: Any):
         merged = nnx.merge(graph, params, state)
-        output = merged(*args, **kwargs)
+        output = getattr(merged, method)(*args, **kwargs)
         return output, nnx.to_pure_dict(nnx.state(merged, nnx.Not(nnx.Param)))
 
     return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(state))

@@ -2,9 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from zlpr_jax._errors import InputError
+
+# Above this many labels the scores of a batch are never held: `zlpr_linear_loss`.
+LINEAR_LABELS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,19 +44,22 @@ class ModelConfig:
     """The network: a multi-layer perceptron.
 
     Attributes:
-        hidden: Widths of the hidden layers; none for a linear model.
-        dropout: Share of hidden units dropped in training, in [0, 1).
+        hidden: Widths of the hidden layers; none for a linear model. By default 512,
+            above 10,000 labels 128.
+        dropout: Share of hidden units dropped in training, in [0, 1). By default 0.5,
+            above 10,000 labels 0.
         input_dropout: Share of features dropped in training, in [0, 1).
     """
 
-    hidden: tuple[int, ...] = (512,)
-    dropout: float = 0.5
+    hidden: tuple[int, ...] | None = None
+    dropout: float | None = None
     input_dropout: float = 0.0
 
     def __post_init__(self):
-        check("dropout", self.dropout, low=0, high=1)
+        if self.dropout is not None:
+            check("dropout", self.dropout, low=0, high=1)
         check("input_dropout", self.input_dropout, low=0, high=1)
-        for width in self.hidden:
+        for width in self.hidden or ():
             check("hidden", width, low=1)
 
 
@@ -62,30 +68,35 @@ class ExperimentConfig:
     """One comparison: the same network and seeds under each loss.
 
     Each seed trains twice: on the training rows without the validation part, to find
-    the number of epochs with the best validation micro-F1, then on all training rows
-    for that number.
+    the number of epochs with the best validation score (micro-F1, above 10,000 labels
+    P@1), then on all training rows for that number.
 
     Attributes:
         run: Run folder to make; it must not exist. By default runs/NAME, numbered.
-        losses: Losses to compare; the first one's model is kept in the run folder.
+        losses: Losses to compare; the first one's model is kept in the run folder. By
+            default zlpr and bce. Above 10,000 labels zlpr alone: bce would need the
+            scores of all labels at once.
         seeds: Number of seeds, 0, 1, ...
         validation: Share of the training rows that validates, in (0, 1); which rows is
-            the same for every seed and loss.
-        steps: Optimizer steps at most.
-        batch_size: Rows per step.
+            the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
+        refit: Whether to train again on all rows. Without, the model is the one with
+            the best validation score, in half the time.
+        steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
+        batch_size: Rows per step. By default 128, above 10,000 labels 512.
         eval_every: Steps between evaluations of the validation part.
-        patience: Evaluations without a better micro-F1 before training stops.
+        patience: Evaluations without a better score before training stops.
         model: The network.
         optimizer: The optimizer.
         bce_learning_rate: Learning rate for bce where it needs its own.
     """
 
     run: Path | None = None
-    losses: tuple[Literal["zlpr", "bce"], ...] = ("zlpr", "bce")
+    losses: tuple[Literal["zlpr", "bce"], ...] | None = None
     seeds: int = 1
     validation: float = 0.2
-    steps: int = 3000
-    batch_size: int = 128
+    refit: bool = True
+    steps: int | None = None
+    batch_size: int | None = None
     eval_every: int = 50
     patience: int = 20
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -94,13 +105,15 @@ class ExperimentConfig:
 
     def __post_init__(self):
         for name in ("seeds", "steps", "batch_size", "eval_every", "patience"):
-            check(name, getattr(self, name), low=1)
+            if getattr(self, name) is not None:
+                check(name, getattr(self, name), low=1)
         check("validation", self.validation, low=0, high=1, open_low=True)
         if self.bce_learning_rate is not None:
             check("bce_learning_rate", self.bce_learning_rate, low=0, open_low=True)
-        if not self.losses or len(set(self.losses)) < len(self.losses):
+        losses = self.losses
+        if losses is not None and not 0 < len(losses) == len(set(losses)):
             raise InputError(
-                f"losses must name one or two different losses, got {self.losses}."
+                f"losses must name one or two different losses, got {losses}."
             )
 
 
@@ -117,3 +130,46 @@ def check(
         lower = f"{'>' if open_low else '>='} {low}"
         upper = "" if high == float("inf") else f" and < {high}"
         raise InputError(f"{name} must be {lower}{upper}, got {value}.")
+
+
+class Settled(NamedTuple):
+    """The settings whose defaults depend on the number of labels, decided."""
+
+    losses: tuple[str, ...]
+    model: ModelConfig
+    steps: int
+    batch_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as a dict that `json.dumps` takes."""
+        return {**self._asdict(), "model": dataclasses.asdict(self.model)}
+
+
+_FEW = Settled(("zlpr", "bce"), ModelConfig(hidden=(512,), dropout=0.5), 3000, 128)
+_MANY = Settled(("zlpr",), ModelConfig(hidden=(128,), dropout=0.0), 1000, 512)
+
+
+def settle(config: ExperimentConfig, labels: int) -> Settled:
+    """Decide what the settings leave open for a set with this many labels.
+
+    Raises:
+        InputError: If they ask for what so many labels do not allow.
+    """
+    many = labels > LINEAR_LABELS
+    default = _MANY if many else _FEW
+    if many and "bce" in (config.losses or ()):
+        raise InputError(
+            f"bce needs the scores of all {labels} labels at once; above "
+            f"{LINEAR_LABELS} labels give --losses zlpr alone."
+        )
+    open_in_model = {
+        name: getattr(default.model, name)
+        for name in ("hidden", "dropout")
+        if getattr(config.model, name) is None
+    }
+    return Settled(
+        losses=config.losses or default.losses,
+        model=dataclasses.replace(config.model, **open_in_model),
+        steps=config.steps or default.steps,
+        batch_size=config.batch_size or default.batch_size,
+    )

@@ -6,6 +6,7 @@ epochs, then on all training rows for that number. The test rows are scored once
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,17 +16,16 @@ from rich.console import Console
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
-from zlpr_jax._typing import PyTree
 from zlpr_jax.data.multilabel import MultilabelData, Record
 from zlpr_jax.data.tfidf import Tfidf
-from zlpr_jax.models.mlp import MLPConfig
-from zlpr_jax.recipes._config import ExperimentConfig
+from zlpr_jax.recipes._config import ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
-from zlpr_jax.recipes._results import draw, print_table, summarize
-from zlpr_jax.tasks import multilabel
-from zlpr_jax.tasks.scores import best_threshold
+from zlpr_jax.recipes._problem import Problem, make_problem
+from zlpr_jax.recipes._results import print_table, summarize
+from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.training import (
     FitConfig,
+    FitResult,
     Progress,
     ProgressBar,
     RunFolder,
@@ -49,29 +49,33 @@ class Rows(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """One seed under one loss.
+    """One seed under one loss, scored on the test rows.
 
     Attributes:
-        params: Parameters, trained on all training rows.
-        state: The state that belongs to them.
-        logits: Scores of the test rows, `[rows, labels]`.
+        predictions: One per test row.
         scores: Test scores at s > 0.
-        tuned: Test scores at the threshold that was best on the validation part.
+        tuned: For bce, test scores at the threshold that was best on the validation
+            part.
         steps: Steps trained.
         interrupted: Whether Ctrl-C cut training short.
     """
 
-    params: PyTree
-    state: PyTree
-    logits: np.ndarray
+    predictions: list[Any]
     scores: dict[str, float]
-    tuned: dict[str, float]
+    tuned: dict[str, float] | None
     steps: int
     interrupted: bool
 
 
-def split(data: MultilabelData, share: float) -> tuple[MultilabelData, MultilabelData]:
+def split(
+    data: MultilabelData, share: float, *, most: int | None = None
+) -> tuple[MultilabelData, MultilabelData]:
     """Split rows at random, always the same way, into (1 - share, share).
+
+    Args:
+        data: The rows.
+        share: Share of them in the second part.
+        most: Rows in the second part at most; the others stay in the first.
 
     Raises:
         InputError: If one side would be empty.
@@ -82,6 +86,7 @@ def split(data: MultilabelData, share: float) -> tuple[MultilabelData, Multilabe
             f"{data.path}: {share:g} of {len(data)} rows leaves one side of the split "
             "empty: give more rows, or another share."
         )
+    count = min(count, most or count)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(data))
     return data.take(np.sort(order[count:])), data.take(np.sort(order[:count]))
 
@@ -93,6 +98,8 @@ def run_experiment(
     test: MultilabelData,
     *,
     max_features: int = 20_000,
+    top: int = 20,
+    label_shards: int = 1,
 ) -> dict[str, Any]:
     """Train every loss and seed, print the comparison and write the run folder.
 
@@ -102,6 +109,8 @@ def run_experiment(
         train: Training rows; a part of them validates.
         test: Test rows, read against the schema of `train`.
         max_features: Words and word pairs kept of a text.
+        top: Labels given per row where there are many.
+        label_shards: Devices that many labels are split over.
 
     Returns:
         What `results.json` holds.
@@ -113,19 +122,22 @@ def run_experiment(
     tfidf = None
     if isinstance(train.features, tuple):
         tfidf = Tfidf.fit(train.features, max_features=max_features)
-        train = multilabel.vectorize(train, tfidf)
-        test = multilabel.vectorize(test, tfidf)
-    if not train.num_features:
-        raise InputError(f"{train.path}: no row has a feature; expected at least one.")
-    network = MLPConfig(
-        features=train.num_features,
-        labels=train.num_labels,
-        **dataclasses.asdict(config.model),
+        train, test = vectorize(train, tfidf), vectorize(test, tfidf)
+    settled = settle(config, train.num_labels)
+    problem = make_problem(settled, train, top=top, shards=label_shards)
+    fitting, validation = split(train, config.validation, most=problem.validation_rows)
+    rows = Rows(*(list(part) for part in (fitting, validation, train, test)))
+    settings = FitConfig(
+        steps=settled.steps,
+        batch_size=settled.batch_size,
+        eval_every=config.eval_every,
+        patience=config.patience,
     )
-    fitting, validation = split(train, config.validation)
-    rows = Rows(list(fitting), list(validation), list(train), list(test))
-    problems = _problems(config, network, train)
-    trained: dict[str, list[Trained]] = {loss: [] for loss in config.losses}
+    optimizers = {
+        loss: _optimizer(config, loss, settled.steps) for loss in settled.losses
+    }
+    kept: FitResult | None = None
+    trained: dict[str, list[Trained]] = {loss: [] for loss in settled.losses}
     curves: list[dict[str, Any]] = []
     console = Console()
     with (
@@ -138,16 +150,20 @@ def run_experiment(
                 "recipe": name,
                 "train": train.path,
                 "test": test.path,
-                "settings": dataclasses.asdict(config),
-                "network": dataclasses.asdict(network),
+                "settings": dataclasses.asdict(config) | settled.to_json(),
+                **problem.config,
             },
         )
         folder.write_json(
             "schema.json",
-            {"data": schema.to_json(), "tfidf": tfidf and tfidf.to_json()},
+            {
+                "data": schema.to_json(),
+                "tfidf": tfidf and tfidf.to_json(),
+                **problem.schema,
+            },
         )
         with ProgressBar(console) as bar:
-            for seed, loss in itertools.product(range(config.seeds), config.losses):
+            for seed, loss in itertools.product(range(config.seeds), settled.losses):
                 if interrupted.is_set():
                     break
 
@@ -156,56 +172,68 @@ def run_experiment(
                     folder.append_json("metrics.jsonl", row)
                     curves.append(row)
 
-                bar.start(f"{loss}, seed {seed}", headline="micro_f1")
-                result = _train_once(*problems[loss], config, seed, rows, bar, log)
+                task = problem.tasks[loss]
+                bar.start(f"{loss}, seed {seed}", headline=task.headline[0])
+                fitted, result = _train_once(
+                    task,
+                    optimizers[loss],
+                    dataclasses.replace(settings, seed=seed),
+                    rows,
+                    bar,
+                    log,
+                    interrupted,
+                    refit=config.refit,
+                    report_every=problem.report_every,
+                    tuning=problem.tuning if loss == "bce" else None,
+                )
                 bar.finish(f"{result.steps} steps")
                 trained[loss].append(result)
+                # the parameters of the others are let go
+                kept = kept or fitted
         # A fit cut short counts only where there is no whole one.
         for loss, results in trained.items():
             whole = [result for result in results if not result.interrupted]
             trained[loss] = whole or results
         trained = {loss: results for loss, results in trained.items() if results}
-        results = _write_outcome(folder, name, trained, curves, test)
+        assert kept is not None
+        params = problem.saved(kept.params)
+        folder.write_tree("params.safetensors", {"params": params, "state": kept.state})
+        results = _write_outcome(folder, name, problem, trained, curves, test)
         results["interrupted"] = interrupted.is_set()
         folder.write_json("results.json", results)
-    _print_outcome(console, name, results, len(test), folder)
+    if results["interrupted"]:
+        console.print("interrupted: what follows was reached so far")
+    title = f"{name}: {len(test)} test rows"
+    print_table(console, title, results, problem.headings, problem.titles)
+    for what, path in ("run folder", ""), ("picture", "curves.png"):
+        place = folder.final / path
+        console.print(f"{what}: {place}", soft_wrap=True, highlight=False)
     return results
 
 
-def _problems(
-    config: ExperimentConfig, network: MLPConfig, train: MultilabelData
-) -> dict[str, tuple[Task, optax.GradientTransformation]]:
-    """A task and an optimizer per loss."""
-    scaling = multilabel.feature_scaling(train)
-    problems = {}
-    for loss in config.losses:
-        optimizer = config.optimizer
-        if loss == "bce" and config.bce_learning_rate is not None:
-            optimizer = dataclasses.replace(
-                optimizer, learning_rate=config.bce_learning_rate
-            )
-        task = multilabel.make(network, loss=multilabel.LOSSES[loss], scaling=scaling)
-        problems[loss] = task, make_optimizer(optimizer, config.steps)
-    return problems
+def _optimizer(
+    config: ExperimentConfig, loss: str, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    optimizer = config.optimizer
+    if loss == "bce" and config.bce_learning_rate is not None:
+        rate = config.bce_learning_rate
+        optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+    return make_optimizer(optimizer, steps)
 
 
 def _train_once(
     task: Task,
     tx: optax.GradientTransformation,
-    config: ExperimentConfig,
-    seed: int,
+    settings: FitConfig,
     rows: Rows,
     bar: ProgressBar,
     log: Callable[[Mapping[str, Any]], None],
-) -> Trained:
-    settings = FitConfig(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        patience=config.patience,
-        seed=seed,
-    )
-
+    interrupted: threading.Event,
+    *,
+    refit: bool,
+    report_every: int,
+    tuning: Callable[..., Callable[..., Any]] | None,
+) -> tuple[FitResult, Trained]:
     def report(progress: Progress) -> None:
         bar.update(progress)
         if progress.scores is not None:
@@ -217,75 +245,55 @@ def _train_once(
                 }
             )
 
-    bar.stage("", config.steps)
+    def scored(fitted: FitResult, records: Sequence[Record]):
+        size = settings.batch_size
+        return evaluate(task, fitted.params, fitted.state, records, size)
+
+    bar.stage("", settings.steps)
     fitted = fit(
-        task, tx, rows.fitting, settings, validation=rows.validation, report=report
+        task,
+        tx,
+        rows.fitting,
+        settings,
+        validation=rows.validation,
+        report=report,
+        report_every=report_every,
     )
-    _, logits = evaluate(
-        task, fitted.params, fitted.state, rows.validation, config.batch_size
-    )
-    validation_logits = np.stack(logits)
-    validation_labels = multilabel.label_matrix(
-        rows.validation, validation_logits.shape[1]
-    )
-    threshold = best_threshold(validation_logits, validation_labels)
-    if not fitted.interrupted:
+    tune = tuning and tuning(scored(fitted, rows.validation)[1], rows.validation)
+    # Ctrl-C may also come between two fits
+    cut_short = fitted.interrupted or interrupted.is_set()
+    if refit and not cut_short:
         # the same number of epochs, which with more rows is more steps
         steps = round(fitted.step * len(rows.train) / len(rows.fitting))
         bar.stage("all rows", steps)
         settings = dataclasses.replace(settings, steps=steps)
-        fitted = fit(task, tx, rows.train, settings, report=bar.update)
-    scores, logits = evaluate(
-        task, fitted.params, fitted.state, rows.test, config.batch_size
-    )
+        # two sets of parameters at a time would be one too many
+        del fitted
+        fitted = fit(
+            task, tx, rows.train, settings, report=bar.update, report_every=report_every
+        )
+        cut_short = fitted.interrupted
+    scores, predictions = scored(fitted, rows.test)
     log({"step": fitted.step, "test": scores})
-    tuned = task.score([row - threshold for row in logits], rows.test)
-    return Trained(
-        fitted.params,
-        fitted.state,
-        np.stack(logits),
-        scores,
-        tuned,
-        fitted.step,
-        fitted.interrupted,
-    )
+    tuned = tune and task.score(tune(predictions), rows.test)
+    return fitted, Trained(predictions, scores, tuned, fitted.step, cut_short)
 
 
 def _write_outcome(
     folder: RunFolder,
     name: str,
+    problem: Problem,
     trained: Mapping[str, Sequence[Trained]],
     curves: Sequence[Mapping[str, Any]],
     test: MultilabelData,
 ) -> dict[str, Any]:
-    kept = next(iter(trained.values()))[0]
-    folder.write_tree(
-        "params.safetensors", {"params": kept.params, "state": kept.state}
-    )
+    predictions = {
+        loss: [run.predictions for run in runs] for loss, runs in trained.items()
+    }
     with folder.open("predictions.jsonl") as stream:
-        for line in multilabel.prediction_lines(kept.logits, test):
-            stream.write(line)
-    draw(
-        folder.path / "curves.png",
-        name,
-        curves,
-        {loss: [result.logits for result in each] for loss, each in trained.items()},
-        test.labels.toarray().astype(bool),
-    )
+        stream.writelines(problem.lines(next(iter(predictions.values()))[0], test))
+    problem.draw(folder.path / "curves.png", name, curves, predictions, test)
     columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
     if "bce" in trained:
-        columns["bce_tuned"] = [run.tuned for run in trained["bce"]]
+        columns["bce_tuned"] = [run.tuned for run in trained["bce"] if run.tuned]
     return summarize(columns)
-
-
-def _print_outcome(
-    console: Console, name: str, results: dict[str, Any], count: int, folder: RunFolder
-) -> None:
-    if results["interrupted"]:
-        console.print("interrupted: what follows was reached so far")
-    print_table(console, f"{name}: {count} test rows", results)
-    for title, path in (
-        ("run folder", folder.final),
-        ("picture", folder.final / "curves.png"),
-    ):
-        console.print(f"{title}: {path}", soft_wrap=True, highlight=False)

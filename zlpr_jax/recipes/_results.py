@@ -1,7 +1,6 @@
-"""What a comparison of losses shows: numbers, a table and a picture."""
+"""What a comparison of losses shows: numbers and a table."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,6 @@ import rich.markup
 import scipy.stats
 from rich.console import Console
 from rich.table import Table
-
-from zlpr_jax.tasks.scores import MULTILABEL_SCORES, f1_scores
-
-TITLES = {
-    "zlpr": "ZLPR\ns > 0",
-    "bce": "BCE\np > 0.5",
-    "bce_tuned": "BCE\ntuned",
-}
 
 
 def summarize(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
@@ -34,7 +25,7 @@ def summarize(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, 
     results: dict[str, Any] = {}
     for column, rows in scores.items():
         results[column] = {}
-        for name in MULTILABEL_SCORES:
+        for name in rows[0]:
             values = [float(row[name]) for row in rows]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             mean = float(np.mean(values))
@@ -46,7 +37,7 @@ def summarize(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, 
                 results["zlpr"][name]["values"][:pairs],
                 results["bce"][name]["values"][:pairs],
             )
-            for name in MULTILABEL_SCORES
+            for name in results["zlpr"]
         }
     return results
 
@@ -71,20 +62,32 @@ def paired_difference(
     }
 
 
-def print_table(console: Console, title: str, results: Mapping[str, Any]) -> None:
-    """Print scores as rows and losses as columns, the better of each row in bold."""
-    columns = [column for column in TITLES if column in results]
-    seeds = len(results[columns[0]]["micro_f1"]["values"])
-    table = Table(
-        title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
-    )
+def print_table(
+    console: Console,
+    title: str,
+    results: Mapping[str, Any],
+    headings: Mapping[str, str],
+    names: Mapping[str, tuple[str, bool]],
+) -> None:
+    """Print scores as rows and losses as columns, the better of each row in bold.
+
+    Args:
+        console: Where to.
+        title: Above the table.
+        results: What `summarize` gave.
+        headings: Heading of each column, in their order.
+        names: Title of each score, and whether a larger one is better.
+    """
+    columns = [column for column in headings if column in results]
+    seeds = len(next(iter(results[columns[0]].values()))["values"])
+    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("test score", no_wrap=True)
     for column in columns:
-        table.add_column(TITLES[column], justify="right", no_wrap=True)
+        table.add_column(headings[column], justify="right", no_wrap=True)
     difference = results.get("zlpr_minus_bce")
     if difference:
         table.add_column("ZLPR - BCE\n95 % interval", justify="right", no_wrap=True)
-    for name, (label, larger) in MULTILABEL_SCORES.items():
+    for name, (label, larger) in names.items():
         means = [results[column][name]["mean"] for column in columns]
         best = max(means) if larger else min(means)
         row = [f"{label} {'↑' if larger else '↓'}"]
@@ -103,6 +106,8 @@ def print_table(console: Console, title: str, results: Mapping[str, Any]) -> Non
         table.add_row(*row)
     if seeds > 1:
         table.caption = f"mean ± standard error of {seeds} seeds"
+    # not the table's own title, which would be broken to the width of the table
+    console.print(title, highlight=False)
     console.print(table)
 
 
@@ -110,61 +115,3 @@ def _short(value: float, sign: str = "", digits: int = 4) -> str:
     """Decimals without the zero before the point, which would not fit 80 columns."""
     text = f"{value:{sign}.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
-
-
-def draw(
-    path: Path,
-    title: str,
-    curves: Sequence[Mapping[str, Any]],
-    logits: Mapping[str, Sequence[np.ndarray]],
-    labels: np.ndarray,
-) -> None:
-    """Draw learning curves, and test F1 against the decision threshold, as a PNG.
-
-    Args:
-        path: Where to.
-        title: Above the picture.
-        curves: Lines of metrics.jsonl.
-        logits: Test logits per seed, for each loss.
-        labels: Test labels, 0/1 `[rows, labels]`.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    learning, threshold = figure.subplots(1, 2)
-    colours = {"zlpr": "tab:blue", "bce": "tab:orange"}
-    lines: dict[tuple[str, int], list[tuple[int, float]]] = {}
-    for row in curves:
-        if "validation" in row:
-            point = row["step"], row["validation"]["micro_f1"]
-            lines.setdefault((row["loss"], row["seed"]), []).append(point)
-    first = min((seed for _, seed in lines), default=0)
-    for (loss, seed), points in lines.items():
-        learning.plot(
-            *zip(*points, strict=True),
-            color=colours[loss],
-            alpha=0.8 if seed == first else 0.3,
-            label=loss.upper() if seed == first else None,
-        )
-    learning.set(xlabel="step", ylabel="validation micro-F1", title="learning curves")
-    learning.legend()
-    for loss, seeds in logits.items():
-        offsets = np.linspace(-4, 4, 81)
-        f1 = [[f1_scores(scores > s, labels) for s in offsets] for scores in seeds]
-        micro, macro = np.mean(f1, axis=0).T
-        name, colour = loss.upper(), colours[loss]
-        threshold.plot(offsets, micro, color=colour, label=f"{name} micro-F1")
-        threshold.plot(offsets, macro, "--", color=colour, label=f"{name} macro-F1")
-    threshold.axvline(0, color="black", linewidth=1, label="s = 0, never tuned")
-    threshold.set(
-        xlabel="decision threshold on the score s",
-        ylabel="test F1",
-        title="F1 against the decision threshold",
-    )
-    threshold.legend(loc="lower left", fontsize="small")
-    for axes in (learning, threshold):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130, metadata={"Software": "zlpr_jax"})

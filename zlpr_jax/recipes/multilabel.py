@@ -13,6 +13,9 @@ from zlpr_jax.recipes._config import ExperimentConfig, check
 class Config(ExperimentConfig):
     """Train on files of your own and compare ZLPR with BCE.
 
+    Above 10,000 labels the scores of a row are never held: features stay sparse, the
+    loss is that of the output layer itself, and P@k, PSP@k and nDCG@k are measured.
+
     Attributes:
         data: File to train on.
         test: File to test on; without one a fixed share of the rows of `data` is kept
@@ -23,6 +26,8 @@ class Config(ExperimentConfig):
             (-n for the last n), or the one column that lists label names ('y,' with a
             comma for a single column of zeros and ones).
         max_features: Words and word pairs kept of a text, at most.
+        top: Labels predicted per row, at least 5; above 10,000 labels.
+        label_shards: Devices that the labels are split over; above 10,000 labels.
     """
 
     data: Path
@@ -30,11 +35,15 @@ class Config(ExperimentConfig):
     test_share: float = 0.2
     labels: str | None = None
     max_features: int = 20_000
+    top: int = 20
+    label_shards: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check("test_share", self.test_share, low=0, high=1, open_low=True)
         check("max_features", self.max_features, low=1)
+        check("top", self.top, low=5)
+        check("label_shards", self.label_shards, low=1)
 
 
 def run(config: Config) -> None:
@@ -48,4 +57,12 @@ def run(config: Config) -> None:
         train, test = split(train, config.test_share)
     else:
         test = read(config.test, labels=labels, schema=train.schema)
-    run_experiment("multilabel", config, train, test, max_features=config.max_features)
+    run_experiment(
+        "multilabel",
+        config,
+        train,
+        test,
+        max_features=config.max_features,
+        top=config.top,
+        label_shards=config.label_shards,
+    )

@@ -23,7 +23,7 @@ class Config(ExperimentConfig):
     """Train on Mulan yeast and compare ZLPR with BCE."""
 
     seeds: int = 5
-    steps: int = 1000
+    steps: int | None = 1000
     model: ModelConfig = MODEL
     optimizer: OptimizerConfig = OPTIMIZER
     bce_learning_rate: float | None = 2e-3

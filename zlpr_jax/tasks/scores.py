@@ -58,22 +58,3 @@ def f1_scores(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     sizes = predicted.sum(axis=0) + labels.sum(axis=0)
     micro = 2 * hits.sum() / max(sizes.sum(), 1)
     return float(micro), float((2 * hits / np.maximum(sizes, 1)).mean())
-
-
-def best_threshold(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The one threshold on the logits with the best micro-F1, exactly, by sorting.
-
-    Predicting the k highest of all scores gives micro-F1 2 tp(k) / (k + positives).
-
-    Returns:
-        The middle between the last score predicted and the first one not.
-    """
-    flat, truth = logits.ravel(), labels.ravel().astype(bool)
-    order = np.argsort(-flat, kind="stable")
-    ranked, hits = flat[order], np.cumsum(truth[order])
-    f1 = 2 * hits / (np.arange(1, len(flat) + 1) + truth.sum())
-    # a threshold cannot cut between equal scores
-    f1[:-1][ranked[:-1] == ranked[1:]] = -1
-    k = int(f1.argmax())
-    below = ranked[k + 1] if k + 1 < len(ranked) else ranked[k] - 1
-    return float((ranked[k] + below) / 2)

@@ -113,7 +113,9 @@ def fit(
         raise InputError("there is no record to train on: the training set is empty.")
     init_key, key = jax.random.split(jax.random.key(config.seed))
     params, state = task.init(init_key)
-    opt_state = tx.init(params)
+    # Every step writes over the ones before. They may be somebody else's, or the
+    # optimizer may have begun with the parameters themselves: hence the copies.
+    params, opt_state = _copy((params, tx.init(params)))
     best = None
     since, sums, stale, step = time.perf_counter(), [], 0, 0
     batches = _batches(len(records), config.batch_size, config.seed)
@@ -134,7 +136,7 @@ def fit(
             if evaluating and validation is not None:
                 scores, _ = evaluate(task, params, state, validation, config.batch_size)
                 if best is None or _better(task, scores, best[0]):
-                    best, stale = (scores, params, state, step), 0
+                    best, stale = (scores, _copy(params), state, step), 0
                 else:
                     stale += 1
             report(Progress(step, means, rate, scores))
@@ -170,7 +172,7 @@ def evaluate(
 
 # A Task and an optax transformation are tuples of functions: hashable, so static. One
 # compilation serves every seed that is trained with the same two.
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4))
 def _train_step(task, tx, params, state, opt_state, batch, key):
     grad = jax.value_and_grad(task.loss, has_aux=True)
     (_, (state, metrics)), grads = grad(params, state, batch, key)
@@ -181,6 +183,10 @@ def _train_step(task, tx, params, state, opt_state, batch, key):
 @functools.partial(jax.jit, static_argnums=0)
 def _predict_step(task, params, state, batch):
     return task.predict(params, state, batch)
+
+
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jax.numpy.copy, tree)
 
 
 def _batches(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
