@@ -60,8 +60,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     recipes = "\n".join(f"  {name:12}{text}" for name, text in RECIPES.items())
     train = commands.add_parser(
         "train",
-        help="train a recipe and compare ZLPR with BCE",
-        description="Train a recipe and compare ZLPR with BCE.",
+        help="train a recipe; up to 10,000 labels ZLPR beside BCE",
+        description="Train a recipe; up to 10,000 labels ZLPR beside BCE.",
         epilog=f"recipes:\n{recipes}\n\n"
         "`zlpr-jax train RECIPE --help` lists every setting.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from zlpr_jax.losses import zlpr_linear_loss, zlpr_loss_with_integer_labels
 
-ROWS, WIDTH, CLASSES = 12, 7, 103
+ROWS, WIDTH, CLASSES = 12, 25, 103
 
 
 def draw(rng, classes=CLASSES, scale=1.0, dtype=np.float32):

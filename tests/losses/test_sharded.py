@@ -18,7 +18,7 @@ from zlpr_jax.losses import (
     zlpr_loss_with_integer_labels,
 )
 
-ROWS, WIDTH, CLASSES, DEVICES = 16, 6, 96, 8
+ROWS, WIDTH, CLASSES, DEVICES = 16, 24, 96, 8
 DATA = P("data")
 BY_CLASS = P(None, "label")
 GRID = P("data", "label")

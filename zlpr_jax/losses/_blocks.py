@@ -11,7 +11,7 @@ from zlpr_jax.losses import _terms
 
 # Scores of one block, in bytes: small enough to stay in a cache, large enough to keep
 # the matrix units busy.
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 
 
 class Linear(NamedTuple):

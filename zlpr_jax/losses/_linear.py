@@ -145,7 +145,7 @@ def _all_scores(hidden, kernel, bias, where, axis_name):
     flat = hidden.reshape(-1, hidden.shape[-1])
     scores = _blocks.matmul(flat, kernel.astype(hidden.dtype), (1, 0))
     if bias is not None:
-        scores = scores + bias.astype(scores.dtype)
+        scores = scores + bias.astype(scores.dtype)[None]
     return scores.reshape(*hidden.shape[:-1], kernel.shape[1])
 
 
