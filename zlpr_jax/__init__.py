@@ -19,18 +19,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zlpr_jax import data, losses, models, nn, optim, tasks, training
     from zlpr_jax.losses import (
+        predict_topk,
+        zlpr_linear_loss,
         zlpr_loss,
         zlpr_loss_with_integer_labels,
         zlpr_predict,
         zlpr_probabilities,
+        zlpr_span_loss,
     )
     from zlpr_jax.optim import adafactor, adax, adaxw, factored_adax
 
 _NAMES = {
+    "predict_topk": "losses",
+    "zlpr_linear_loss": "losses",
     "zlpr_loss": "losses",
     "zlpr_loss_with_integer_labels": "losses",
     "zlpr_predict": "losses",
     "zlpr_probabilities": "losses",
+    "zlpr_span_loss": "losses",
     "adafactor": "optim",
     "adax": "optim",
     "adaxw": "optim",
@@ -47,12 +53,15 @@ __all__ = [
     "models",
     "nn",
     "optim",
+    "predict_topk",
     "tasks",
     "training",
+    "zlpr_linear_loss",
     "zlpr_loss",
     "zlpr_loss_with_integer_labels",
     "zlpr_predict",
     "zlpr_probabilities",
+    "zlpr_span_loss",
 ]
 
 

@@ -16,6 +16,7 @@ from zlpr_jax.losses import (
     zlpr_linear_loss,
     zlpr_loss,
     zlpr_loss_with_integer_labels,
+    zlpr_span_loss,
 )
 
 ROWS, WIDTH, CLASSES, DEVICES = 16, 24, 96, 8
@@ -328,3 +329,33 @@ def test_predict_topk(operands, k):
     actual = jax.jit(mapped)(hidden, kernel, bias, classes)
     expected = best(hidden, kernel, bias, classes)
     chex.assert_trees_all_equal(actual, expected)
+
+
+def test_explicit_axes_belong_into_shard_map(operands):
+    explicit = jax.make_mesh((2, 4), ("data", "label"))
+    assert explicit.axis_types == (AxisType.Explicit,) * 2
+    hidden, kernel, indices = (operands[k] for k in ("hidden", "kernel", "indices"))
+    vectors = jnp.zeros((2, 4, 3))
+    with jax.set_mesh(explicit):
+        split = jax.device_put(hidden, DATA)
+        with pytest.raises(ValueError, match=r"hidden is split.*jax\.shard_map"):
+            zlpr_linear_loss(split, kernel, indices, block_size=8)
+        with pytest.raises(ValueError, match=r"hidden is split.*AxisType\.Auto"):
+            jax.jit(predict_topk, static_argnums=2)(split, kernel, 3)
+        with pytest.raises(ValueError, match="query is split"):
+            zlpr_span_loss(
+                jax.device_put(vectors, DATA), vectors, jnp.zeros((2, 1, 2), int)
+            )
+        mapped = jax.shard_map(
+            partial(zlpr_linear_loss, block_size=8, axis_name="label"),
+            in_specs=(DATA, BY_CLASS, DATA),
+            out_specs=DATA,
+        )
+        actual = mapped(
+            split, jax.device_put(kernel, BY_CLASS), jax.device_put(indices, DATA)
+        )
+        whole = zlpr_loss(jax.device_put(operands["logits"], GRID), operands["hard"])
+    expected = zlpr_linear_loss(hidden, kernel, indices, block_size=8)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    expected = zlpr_loss(operands["logits"], operands["hard"])
+    np.testing.assert_allclose(whole, expected, rtol=1e-6)

@@ -73,7 +73,8 @@ def zlpr_linear_loss(
     Raises:
         TypeError: if `hidden`, `kernel`, `bias` or `threshold` is not floating point,
             `labels` not integer, `where` not boolean or `block_size` not an int.
-        ValueError: if a shape is not as above, or `block_size` is below 1.
+        ValueError: if a shape is not as above, `block_size` is below 1, or an array is
+            split over explicit mesh axes outside of `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -120,6 +121,7 @@ def zlpr_linear_loss(
         return zlpr_loss_with_integer_labels(
             scores, labels, where=where, threshold=threshold, axis_name=axis_name
         )
+    _mesh.check_not_explicit(hidden=hidden, kernel=kernel, labels=labels)
     size = block_size or _blocks.default_block_size(num_rows, hidden.dtype)
     thresholds = _terms.checked_threshold(threshold, rows, dtype)
     local, invalid = _indices.local_classes(labels, num_classes, axis_name)

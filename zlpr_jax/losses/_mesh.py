@@ -28,6 +28,20 @@ def varying_axes(*arrays: Array | None) -> frozenset[str]:
     return axes
 
 
+def check_not_explicit(**arrays: Array | None) -> None:
+    """Raise unless the layout of the arrays is left to XLA, or to `shard_map`."""
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        spec = jax.typeof(array).sharding.spec
+        if any(part is not None for part in spec):
+            raise ValueError(
+                f"{name} is split over explicit mesh axes, {spec}, which a loop over "
+                "blocks does not support: call this inside jax.shard_map, or make the "
+                "mesh with axis_types of jax.sharding.AxisType.Auto."
+            )
+
+
 def cast_varying(tree: Tree, axes: frozenset[str]) -> Tree:
     """Let every array vary over `axes`, as the carry of a scan over such data must."""
 

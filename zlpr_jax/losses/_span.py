@@ -73,7 +73,8 @@ def zlpr_span_loss(
     Raises:
         TypeError: if `query` or `key` is not floating point or their dtypes differ,
             `spans` is not integer, `where` not boolean or `block_size` not an int.
-        ValueError: if a shape is not as above, or `block_size` is below 1.
+        ValueError: if a shape is not as above, `block_size` is below 1, or an array is
+            split over explicit mesh axes outside of `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -95,6 +96,7 @@ def zlpr_span_loss(
         https://arxiv.org/abs/2208.02955
     """
     _check(query, key, spans, where, block_size)
+    _mesh.check_not_explicit(query=query, key=key, spans=spans)
     *rows, length, _ = query.shape
     if length == 0:
         return jnp.zeros(rows, _terms.compute_dtype(query.dtype))

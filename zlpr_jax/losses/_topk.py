@@ -47,8 +47,9 @@ def predict_topk(
     Raises:
         TypeError: if `hidden`, `kernel` or `bias` is not floating point, `where` not
             boolean, or `k` or `block_size` not an int.
-        ValueError: if a shape is not as above, `k` is out of range or `block_size` is
-            below 1.
+        ValueError: if a shape is not as above, `k` is out of range, `block_size` is
+            below 1, or an array is split over explicit mesh axes outside of
+            `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,6 +70,7 @@ def predict_topk(
             f"k must lie in [1, {total}], the number of classes, got {k}: "
             "pass a number in that range."
         )
+    _mesh.check_not_explicit(hidden=hidden, kernel=kernel)
     rows = hidden.shape[:-1]
     num_rows = math.prod(rows)
     size = block_size or _blocks.default_block_size(num_rows, hidden.dtype)
