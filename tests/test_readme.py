@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,14 +36,31 @@ def test_paths_in_the_map_exist():
         assert (ROOT / path).exists(), path
 
 
+def names_after(page):
+    """What each Python block of a page defines."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    names = [{} for _ in blocks]
+    for block, defined in zip(blocks, names, strict=True):
+        exec(block, defined)
+    return names
+
+
 def test_the_page_on_scale_runs():
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    linear, sharded, spans = ({} for _ in range(3))
-    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    for block, names in zip(blocks, (linear, sharded, spans), strict=True):
-        exec(block, names)
+    linear, sharded, spans = names_after("scale.md")
     assert linear["classes"].shape == (128, 5)
     assert sharded["devices"] == 8
     assert sharded["padded"] > sharded["labels"]
     assert not sharded["gradient"][:, sharded["labels"] :].any()
     assert spans["loss"].shape == (2, 3)
+
+
+def test_the_page_on_decisions_runs():
+    thresholds, temperature, r_drop = names_after("decisions.md")
+    assert -1.5 < thresholds["one"] < -0.5
+    labels, logits = thresholds["labels"][250:], np.asarray(thresholds["logits"][250:])
+    tuned = f1_score(labels, np.asarray(thresholds["predicted"]), average="macro")
+    assert tuned > f1_score(labels, logits > 0, average="macro") + 0.04
+    assert temperature["temperature"] == pytest.approx(1 / 3, abs=0.05)
+    one, other = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    assert r_drop["r_drop"](one, other, jnp.zeros((2, 3), bool), 1.0) > 0

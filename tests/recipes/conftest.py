@@ -22,3 +22,17 @@ def run():
         return status, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_files():
+    """What a complete run folder holds."""
+    return {
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "params.safetensors",
+        "predictions.jsonl",
+        "results.json",
+        "schema.json",
+    }

@@ -40,17 +40,9 @@ def texts(run, tmp_path_factory):
     return folder, out
 
 
-def test_run_folder_is_complete(texts):
+def test_run_folder_is_complete(texts, run_files):
     folder, out = texts
-    assert {path.name for path in (folder / "run").iterdir()} == {
-        "config.json",
-        "curves.png",
-        "metrics.jsonl",
-        "params.safetensors",
-        "predictions.jsonl",
-        "results.json",
-        "schema.json",
-    }
+    assert {path.name for path in (folder / "run").iterdir()} == run_files
     assert str(folder / "run" / "curves.png") in out
     assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     for title, _ in MULTILABEL_SCORES.values():

@@ -49,17 +49,9 @@ def trained(run, tmp_path_factory):
     return folder, out
 
 
-def test_run_folder(trained):
+def test_run_folder(trained, run_files):
     folder, out = trained
-    assert {path.name for path in (folder / "run").iterdir()} == {
-        "config.json",
-        "curves.png",
-        "metrics.jsonl",
-        "params.safetensors",
-        "predictions.jsonl",
-        "results.json",
-        "schema.json",
-    }
+    assert {path.name for path in (folder / "run").iterdir()} == run_files
     assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     for title, _ in TOPK_SCORES.values():
         assert title in out

@@ -3,8 +3,24 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Integer
 
+from zlpr_jax import _checks
 from zlpr_jax._typing import AxisName
 from zlpr_jax.losses import _mesh
+
+
+def check_rows(labels: Array, rows: tuple[int, ...], of: str) -> None:
+    """Raise `ValueError` unless `labels` has the shape `[*rows, K]`."""
+    if labels.ndim == 0:
+        raise ValueError(
+            "labels must have a last axis for the indices of a row, got the shape (): "
+            "use labels[..., None] for one index a row."
+        )
+    _checks.check_shape(
+        "labels without its last axis",
+        labels.shape[:-1],
+        rows,
+        f"that of {of}; the indices lie along the last axis",
+    )
 
 
 def local_classes(

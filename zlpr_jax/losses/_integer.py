@@ -94,17 +94,7 @@ def zlpr_loss_with_integer_labels(
         )
     axes = _checks.canonical_axes(axis, logits.shape)
     rows = _terms.batch_shape(logits.shape, axes)
-    if labels.ndim == 0:
-        raise ValueError(
-            "labels must have a last axis for the indices of a row, got the shape (): "
-            "use labels[..., None] for one index a row."
-        )
-    _checks.check_shape(
-        "labels without its last axis",
-        labels.shape[:-1],
-        rows,
-        "that of logits without the class axis; the indices lie along the last axis",
-    )
+    _indices.check_rows(labels, rows, "logits without the class axis")
     if where is not None:
         _checks.check_boolean("where", where)
         _checks.check_shape("where", where.shape, logits.shape, "that of logits")

@@ -99,17 +99,7 @@ def zlpr_linear_loss(
         "pass class indices; multi-hot and soft labels need the scores and zlpr_loss.",
     )
     rows, num_classes = hidden.shape[:-1], kernel.shape[1]
-    if labels.ndim == 0:
-        raise ValueError(
-            "labels must have a last axis for the indices of a row, got the shape (): "
-            "use labels[..., None] for one index a row."
-        )
-    _checks.check_shape(
-        "labels without its last axis",
-        labels.shape[:-1],
-        rows,
-        "that of hidden without its last axis; the indices lie along the last axis",
-    )
+    _indices.check_rows(labels, rows, "hidden without its last axis")
     num_rows = math.prod(rows)
     dtype = _terms.compute_dtype(hidden.dtype)
     # Per class: are the scores smaller than the kernel?

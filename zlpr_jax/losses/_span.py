@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from zlpr_jax import _checks
-from zlpr_jax.losses import _mesh, _terms
+from zlpr_jax.losses import _logs, _mesh, _terms
 
 # Scores of one tile, over all rows: 4 MiB of float32.
 _TILE_SCORES = 2**20
@@ -128,12 +128,10 @@ def _row(size: int, causal: bool, arrays: _Arrays) -> Float[Array, ""]:
 def _forward(size: int, causal: bool, arrays: _Arrays) -> tuple[Array, tuple]:
     query, key, starts, ends, _ = arrays
     dtype = _terms.compute_dtype(query.dtype)
-    # An infinite peak would give inf - inf; under a finite one the sum is inf.
-    largest = float(jnp.finfo(dtype).max)
     queries = query.at[starts].get(mode="fill", fill_value=0).astype(dtype)
     keys = key.at[ends].get(mode="fill", fill_value=0).astype(dtype)
     signed = jnp.where(starts < len(query), -jnp.sum(queries * keys, 1), -jnp.inf)
-    peak = jnp.minimum(jnp.max(signed, initial=0), largest)
+    peak = _logs.bounded(jnp.max(signed, initial=0))
     powers = jnp.exp(signed - peak)
     total = jnp.exp(-peak) + jnp.sum(powers)
     positive, weights = peak + jnp.log(total), powers / total
@@ -142,7 +140,7 @@ def _forward(size: int, causal: bool, arrays: _Arrays) -> tuple[Array, tuple]:
         peak, total, lost = carry
         scores = jnp.where(counted, scores, -jnp.inf)
         scores = scores.at[start.labels, end.labels].set(-jnp.inf, mode="drop")
-        higher = jnp.maximum(peak, jnp.minimum(jnp.max(scores), largest))
+        higher = jnp.maximum(peak, _logs.bounded(jnp.max(scores)))
         scale = jnp.exp(peak - higher)
         # Kahan's sum: thousands of equal parts added in sequence would drift.
         total, part = scale * total, jnp.sum(jnp.exp(scores - higher)) + scale * lost
