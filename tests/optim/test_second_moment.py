@@ -1,5 +1,7 @@
 """The one update rule, its two storages and the rule that chooses between them."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -233,6 +235,30 @@ def test_batch_axis_is_a_loop_over_layers():
     for layer in range(4):
         alone = run(chain(EVERY), grads[:, layer], params[layer])[1]
         np.testing.assert_allclose(together[:, layer], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factoring", [None, EVERY])
+@pytest.mark.parametrize(
+    "settings", [{"eps_sq": 1e-30}, {"eps": 0.1}, {"b1": 0.9}, {"b1": 0.9, "eps": 0.1}]
+)
+def test_clipping_inside_is_clipping_afterwards(factoring, settings):
+    scale = jnp.asarray([1e-3, 1.0, 50.0, 1.0, 1e3, 1e-2]).reshape(6, 1, 1)
+    grads = noise(6, 5, 7) * scale
+    moment = partial(
+        scale_by_second_moment, power_decay(), factoring=factoring, **settings
+    )
+    together = run(moment(clip=0.05), grads)[1]
+    apart = run(optax.chain(moment(), clip_by_block_rms(0.05)), grads)[1]
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    assert not np.allclose(apart, run(moment(), grads)[1], rtol=0.1)
+
+
+def test_penalty_is_part_of_the_gradient():
+    grads, params = noise(6, 5, 7), noise(5, 7, seed=1)
+    moment = partial(scale_by_second_moment, power_decay(), factoring=EVERY, clip=0.5)
+    inside = run(moment(l2=0.25), grads, params)[1]
+    added = run(moment(), grads + 0.25 * params[None], params)[1]
+    np.testing.assert_allclose(inside, added, rtol=1e-5)
 
 
 def test_state_holds_no_placeholders():

@@ -15,6 +15,7 @@ from zlpr_jax.optim._precision import in_full_precision
 from zlpr_jax.optim._rate import relative_step
 from zlpr_jax.optim._rms import clip_by_block_rms, scale_by_parameter_rms
 from zlpr_jax.optim._second_moment import SecondMomentState, scale_by_second_moment
+from zlpr_jax.optim._sharding import state_nbytes, state_shardings
 from zlpr_jax.optim._storage import FactoredMoment
 from zlpr_jax.optim._weight_decay import add_parameters
 
@@ -39,4 +40,6 @@ __all__ = [
     "relative_step",
     "scale_by_parameter_rms",
     "scale_by_second_moment",
+    "state_nbytes",
+    "state_shardings",
 ]

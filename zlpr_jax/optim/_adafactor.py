@@ -12,7 +12,7 @@ from zlpr_jax.optim._factoring import Factoring
 from zlpr_jax.optim._momentum import absent, average_updates
 from zlpr_jax.optim._precision import in_full_precision
 from zlpr_jax.optim._rate import check_learning_rate, relative_step, scale_by_rate
-from zlpr_jax.optim._rms import clip_by_block_rms, scale_by_parameter_rms
+from zlpr_jax.optim._rms import scale_by_parameter_rms
 from zlpr_jax.optim._second_moment import scale_by_second_moment
 from zlpr_jax.optim._weight_decay import add_parameters
 
@@ -27,6 +27,7 @@ def adafactor(
     parameter_scale: bool = True,
     momentum: Scalar | None = None,
     momentum_dtype: Any = None,
+    stochastic_rounding: bool = False,
     weight_decay: Scalar = 0.0,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,6 +55,8 @@ def adafactor(
         parameter_scale: Whether to multiply steps by RMS(p), at least 1e-3.
         momentum: Decay in [0, 1) of an average of the scaled steps; None for none.
         momentum_dtype: Dtype of that average; None for float32.
+        stochastic_rounding: Whether to round a bfloat16 average at random, so that it
+            does not stall; see `average_updates`.
         weight_decay: Share of the parameters, at least 0, taken away at each step,
             multiplied by the learning rate and outside the momentum.
         mask: Tree of booleans like the parameters, or a function that gives it from
@@ -82,16 +85,17 @@ def adafactor(
     check_learning_rate(rate)
     check_interval("weight_decay", weight_decay, "[0, inf)", "0 leaves it out.")
     parts: list[optax.GradientTransformation] = [
-        scale_by_second_moment(decay, factoring=factoring, eps_sq=eps),
+        scale_by_second_moment(decay, factoring=factoring, eps_sq=eps, clip=clip),
     ]
-    if clip is not None:
-        check_interval("clip", clip, "(0, inf)", "None leaves clipping out.")
-        parts.append(clip_by_block_rms(clip, factoring=factoring))
     if parameter_scale:
         parts.append(scale_by_parameter_rms(factoring=factoring))
     parts.append(scale_by_rate(rate))
     if momentum is not None and not absent(momentum):
-        parts.append(average_updates(momentum, momentum_dtype))
+        parts.append(
+            average_updates(
+                momentum, momentum_dtype, stochastic_rounding=stochastic_rounding
+            )
+        )
     if not absent(weight_decay):
         parts.append(add_parameters(_product(rate, weight_decay), mask))
     parts.append(optax.scale(-1.0))
@@ -109,6 +113,7 @@ def factored_adax(
     parameter_scale: bool = True,
     momentum: Scalar | None = None,
     momentum_dtype: Any = None,
+    stochastic_rounding: bool = False,
     weight_decay: Scalar = 0.0,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -133,6 +138,7 @@ def factored_adax(
         parameter_scale: As in `adafactor`.
         momentum: As in `adafactor`.
         momentum_dtype: As in `adafactor`.
+        stochastic_rounding: As in `adafactor`.
         weight_decay: As in `adafactor`.
         mask: As in `adafactor`.
 
@@ -166,6 +172,7 @@ def factored_adax(
         parameter_scale=parameter_scale,
         momentum=momentum,
         momentum_dtype=momentum_dtype,
+        stochastic_rounding=stochastic_rounding,
         weight_decay=weight_decay,
         mask=mask,
     )

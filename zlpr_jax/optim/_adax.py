@@ -22,6 +22,7 @@ def adax(
     *,
     l2: Scalar = 5e-4,
     mu_dtype: Any = None,
+    stochastic_rounding: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaX: Adam with a second moment that never forgets.
 
@@ -43,6 +44,8 @@ def adax(
         l2: Strength of the penalty added to the gradients; at least 0.
         mu_dtype: Dtype of the first moment; None for float32 (float64 for 64-bit
             parameters).
+        stochastic_rounding: Whether to round a bfloat16 first moment at random, so that
+            it does not stall; see `average_updates`.
 
     Returns:
         An optax transformation.
@@ -64,11 +67,16 @@ def adax(
         arXiv:2004.09740; https://kexue.fm/archives/7387.
     """
     check_learning_rate(learning_rate)
-    check_interval("l2", l2, "[0, inf)", "0 leaves it out.")
-    moment = scale_by_second_moment(adax_decay(b2), eps=eps, b1=b1, mu_dtype=mu_dtype)
-    penalty = [] if absent(l2) else [add_parameters(l2)]
+    moment = scale_by_second_moment(
+        adax_decay(b2),
+        eps=eps,
+        b1=b1,
+        mu_dtype=mu_dtype,
+        stochastic_rounding=stochastic_rounding,
+        l2=l2,
+    )
     descent = [scale_by_rate(learning_rate), optax.scale(-1.0)]
-    return in_full_precision(optax.chain(*penalty, moment, *descent))
+    return in_full_precision(optax.chain(moment, *descent))
 
 
 def adaxw(
@@ -80,6 +88,7 @@ def adaxw(
     weight_decay: Scalar = 5e-2,
     mask: Any = None,
     mu_dtype: Any = None,
+    stochastic_rounding: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaX with decoupled weight decay.
 
@@ -97,6 +106,8 @@ def adaxw(
             them: where to decay the weights. None decays all.
         mu_dtype: Dtype of the first moment; None for float32 (float64 for 64-bit
             parameters).
+        stochastic_rounding: Whether to round a bfloat16 first moment at random, so that
+            it does not stall; see `average_updates`.
 
     Returns:
         An optax transformation.
@@ -120,7 +131,13 @@ def adaxw(
     """
     check_learning_rate(learning_rate)
     check_interval("weight_decay", weight_decay, "[0, inf)", "0 leaves it out.")
-    moment = scale_by_second_moment(adax_decay(b2), eps=eps, b1=b1, mu_dtype=mu_dtype)
+    moment = scale_by_second_moment(
+        adax_decay(b2),
+        eps=eps,
+        b1=b1,
+        mu_dtype=mu_dtype,
+        stochastic_rounding=stochastic_rounding,
+    )
     decay = [] if absent(weight_decay) else [add_parameters(weight_decay, mask)]
     descent = [scale_by_rate(learning_rate), optax.scale(-1.0)]
     return in_full_precision(optax.chain(moment, *decay, *descent))

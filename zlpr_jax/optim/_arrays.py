@@ -95,13 +95,6 @@ def wide_dtype(path: str, dtype: Any) -> Any:
     return real_dtype(path, dtype)
 
 
-def squared_magnitude(array: Array) -> Array:
-    """Return |x|^2, real for complex `array` too."""
-    if jnp.iscomplexobj(array):
-        return jnp.square(array.real) + jnp.square(array.imag)
-    return jnp.square(array)
-
-
 def scaled(array: Array, factor: Any) -> Array:
     """Return `factor * array` in the dtype of `array`, whatever that of `factor`."""
     wide = wide_dtype("", array.dtype)

@@ -1,10 +1,12 @@
 """The moving average of the updates, held as bare arrays."""
 
+import itertools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Inexact, Int, UInt32
 
 from zlpr_jax._checks import check_interval
 from zlpr_jax._typing import PyTree
@@ -17,9 +19,16 @@ from zlpr_jax.optim._arrays import (
 
 
 class MomentumState(NamedTuple):
-    """State of `average_updates`: the moving averages, like the parameters."""
+    """State of `average_updates`.
+
+    Attributes:
+        mu: The moving averages, like the parameters.
+        count: Number of steps taken, from which the random bits of stochastic
+            rounding follow; None without it.
+    """
 
     mu: PyTree
+    count: Any = None
 
 
 def absent(setting: Any) -> bool:
@@ -32,32 +41,88 @@ def absent(setting: Any) -> bool:
 
 
 def average(
-    old: Inexact[Array, "..."], new: Inexact[Array, "..."], decay: Scalar
+    old: Inexact[Array, "..."],
+    new: Inexact[Array, "..."],
+    decay: Scalar,
+    key: Array | None = None,
 ) -> Inexact[Array, "..."]:
-    """Return decay old + (1 - decay) new, computed as `new` and held as `old`."""
+    """Return decay old + (1 - decay) new, computed as `new` and held as `old`.
+
+    With a `key` the result is rounded stochastically, from float32 to bfloat16.
+    """
     weight = jnp.asarray(1 - decay).astype(new.dtype)
     wide = old.astype(new.dtype)
-    # A low-precision average is rounded here and nowhere else, so that another way of
-    # rounding has one place to go.
-    return (wide + weight * (new - wide)).astype(old.dtype)
+    wide = wide + weight * (new - wide)
+    return wide.astype(old.dtype) if key is None else _round_at_random(wide, key)
+
+
+def check_rounding(stochastic: bool, name: str, dtype: Any) -> None:
+    """Raise `ValueError` if `dtype`, the setting `name`, has no stochastic rounding."""
+    if stochastic and (dtype is None or jnp.dtype(dtype) != jnp.bfloat16):
+        raise ValueError(
+            f"stochastic_rounding needs {name}=jnp.bfloat16, got {dtype}: other dtypes "
+            "are rounded to the nearest number."
+        )
+
+
+def rounding_key(count: Int[Array, ""], index: int) -> UInt32[Array, ""]:
+    """Return what tells one array at one step from all others, the same in each run."""
+    return _scrambled(count.astype(jnp.uint32) + _scrambled(jnp.uint32(index)))
+
+
+def _round_at_random(
+    wide: Inexact[Array, "..."], key: UInt32[Array, ""]
+) -> Inexact[Array, "..."]:
+    """Round to bfloat16, up or down with the probability that keeps the mean.
+
+    bfloat16 is the upper half of float32: adding a random lower half carries into the
+    upper one with the right probability.
+    """
+    position = jnp.zeros(wide.shape, jnp.uint32)
+    for axis, size in enumerate(wide.shape):
+        along = jax.lax.broadcasted_iota(jnp.uint32, wide.shape, axis)
+        position = position * jnp.uint32(size) + along
+    # `jax.random.bits` would take ten times as long as all the rest of the step.
+    noise = _scrambled(position + key) >> 16
+    bits = jax.lax.bitcast_convert_type(wide.astype(jnp.float32), jnp.uint32)
+    upper = ((bits + noise) >> 16).astype(jnp.uint16)
+    rounded = jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
+    # The carry would make an infinity of the largest numbers, and another NaN of NaN.
+    return jnp.where(jnp.isfinite(rounded), rounded, wide.astype(jnp.bfloat16))
+
+
+def _scrambled(numbers: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Map integers to integers, one to one, so that neighbours look independent."""
+    numbers = numbers * jnp.uint32(0x9E3779B1)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        numbers = (numbers ^ (numbers >> shift)) * jnp.uint32(factor)
+    return numbers ^ (numbers >> 16)
 
 
 def average_updates(
-    decay: Scalar, dtype: Any = None
+    decay: Scalar, dtype: Any = None, *, stochastic_rounding: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Replace updates by their exponential moving average, without bias correction.
 
     m_t = decay m_{t-1} + (1 - decay) u_t
 
+    Held in bfloat16, which has 8 significant bits, an average stops where its changes
+    fall below 1/512 of it. Rounding stochastically keeps it moving, in the mean by the
+    exact amount, and is the same in every run.
+
     Args:
         decay: Share of the old average kept at each step, in [0, 1).
         dtype: Dtype of the average; None for float32 (float64 for 64-bit parameters).
+        stochastic_rounding: Whether to round up or down at random, with the probability
+            that keeps the mean, instead of to the nearest number; `dtype` has to be
+            bfloat16.
 
     Returns:
         An optax transformation.
 
     Raises:
-        ValueError: If `decay` is concrete and outside [0, 1).
+        ValueError: If `decay` is concrete and outside [0, 1), or stochastic rounding is
+            asked of another dtype than bfloat16.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,26 +131,33 @@ def average_updates(
         [0.25, 0.25]
     """
     check_interval("momentum", decay, "[0, 1)", "0.9 is usual.")
+    check_rounding(stochastic_rounding, "dtype", dtype)
 
     def init(params: PyTree) -> MomentumState:
         def zeros(path: str, param: Any) -> Array:
             held = wide_dtype(path, param.dtype) if dtype is None else dtype
             return jnp.zeros_like(param, dtype=held)
 
-        return MomentumState(mirror(zeros, params))
+        count = jnp.zeros((), jnp.int32) if stochastic_rounding else None
+        return MomentumState(mirror(zeros, params), count)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, MomentumState]:
         del params, extra_args
+        count, indices = state.count, itertools.count()
+        if stochastic_rounding:
+            count = jnp.asarray(optax.safe_increment(count))
 
         def step(path: str, mu: Array, update: Array | None) -> Array:
+            key = rounding_key(count, next(indices)) if stochastic_rounding else None
             if update is None:
                 return mu
-            return average(mu, update.astype(wide_dtype(path, update.dtype)), decay)
+            wide = update.astype(wide_dtype(path, update.dtype))
+            return average(mu, wide, decay, key)
 
         mu = map_arrays(step, state.mu, updates)
         updates = map_arrays(lambda _, u, m: m.astype(u.dtype), updates, mu)
-        return updates, MomentumState(mu)
+        return updates, MomentumState(mu, count)
 
     return optax.GradientTransformationExtraArgs(init, update)

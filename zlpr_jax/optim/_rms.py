@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from zlpr_jax._checks import check_interval
 from zlpr_jax._typing import PyTree
@@ -11,10 +11,10 @@ from zlpr_jax.optim._arrays import (
     Scalar,
     map_arrays,
     scaled,
-    squared_magnitude,
     wide_dtype,
 )
 from zlpr_jax.optim._factoring import Factoring
+from zlpr_jax.optim._passes import squared_magnitude
 
 
 def clip_by_block_rms(
@@ -49,9 +49,9 @@ def clip_by_block_rms(
     check_interval("threshold", threshold, "(0, inf)", "1.0 is usual.")
 
     def clip(path: str, update: Array) -> Array:
-        rms = _block_rms(path, update, factoring)
-        excess = jnp.maximum(rms / jnp.asarray(threshold).astype(rms.dtype), 1.0)
-        return scaled(update, 1.0 / excess)
+        wide = update.astype(wide_dtype(path, update.dtype))
+        rms = block_rms(wide, block_axes(factoring, path, update.shape))
+        return scaled(update, shrink_factor(rms, threshold))
 
     def transform(updates: PyTree, params: PyTree) -> PyTree:
         del params
@@ -99,7 +99,8 @@ def scale_by_parameter_rms(
         check_interval("max_scale", max_scale, "(0, inf)", "None sets no limit.")
 
     def scale(path: str, update: Array, param: Array) -> Array:
-        rms = _block_rms(path, param, factoring)
+        wide = param.astype(wide_dtype(path, param.dtype))
+        rms = block_rms(wide, block_axes(factoring, path, param.shape))
         rms = jnp.maximum(rms, jnp.asarray(min_scale).astype(rms.dtype))
         if max_scale is not None:
             rms = jnp.minimum(rms, jnp.asarray(max_scale).astype(rms.dtype))
@@ -113,11 +114,21 @@ def scale_by_parameter_rms(
     return optax.with_extra_args_support(optax.stateless(transform))
 
 
-def _block_rms(
-    path: str, array: Array, factoring: Factoring | None
+def block_axes(
+    factoring: Factoring | None, path: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the axes of one block: those that do not separate independent arrays."""
+    batch = () if factoring is None else factoring.batch_axes(path, shape)
+    return tuple(axis for axis in range(len(shape)) if axis not in batch)
+
+
+def block_rms(
+    array: Inexact[Array, "..."], axes: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Return the root mean square of each block, with axes kept for broadcasting."""
-    batch = () if factoring is None else factoring.batch_axes(path, array.shape)
-    axes = tuple(axis for axis in range(array.ndim) if axis not in batch)
-    square = squared_magnitude(array.astype(wide_dtype(path, array.dtype)))
-    return jnp.sqrt(jnp.mean(square, axis=axes, keepdims=True))
+    """Return the root mean square over `axes`, which are kept for broadcasting."""
+    return jnp.sqrt(jnp.mean(squared_magnitude(array), axis=axes, keepdims=True))
+
+
+def shrink_factor(rms: Float[Array, "..."], threshold: Scalar) -> Float[Array, "..."]:
+    """Return min(1, threshold / RMS)."""
+    return 1.0 / jnp.maximum(rms / jnp.asarray(threshold).astype(rms.dtype), 1.0)
