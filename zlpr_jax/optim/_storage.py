@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Inexact
 
+from zlpr_jax._checks import is_concrete
 from zlpr_jax.optim._arrays import Scalar
 
 
@@ -64,13 +67,28 @@ class FactoredStorage:
 
     def zeros(self, like: Any, dtype: Any) -> FactoredMoment:
         """Return the moment of a parameter that has had no gradient."""
+        held = getattr(like, "sharding", None)
+        if (
+            is_concrete(like)
+            and isinstance(held, NamedSharding)
+            and isinstance(held.mesh, Mesh)
+        ):
+            # Outside of `jit` the moments would land on one device.
+            entries = (*held.spec, *[None] * (like.ndim - len(held.spec)))
+            moments = (
+                jnp.zeros(shape, dtype, device=NamedSharding(held.mesh, P(*spec)))
+                for shape, spec in zip(
+                    self.shapes(like.shape), self.shapes(entries), strict=True
+                )
+            )
+            return FactoredMoment(*moments)
         shapes = jax.eval_shape(
             lambda x: self.reduce(lambda: x.real.astype(dtype)), like
         )
         return jax.tree.map(jnp.zeros_like, shapes)
 
-    def shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the shapes of the moment of a parameter."""
+    def shapes(self, shape: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return what rows and columns keep of a parameter's shape, or of its spec."""
         return [
             tuple(size for axis, size in enumerate(shape) if axis not in averaged)
             for averaged in (self.col_axes, self.row_axes)
