@@ -1,3 +1,0 @@
-"""The script needs torch, which the tests do without."""
-
-collect_ignore = ["make_golden.py"]
