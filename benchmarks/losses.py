@@ -9,13 +9,10 @@ GPU or TPU the figures are those of that device, and `device_limits` is one more
 losses as fractions of what the device can copy and multiply.
 """
 
-import argparse
 import importlib.util
 import json
 import os
-import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import _peers
@@ -23,16 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _command import run_figures
 from _measure import (
     MIB,
     ROOT,
     Program,
     Row,
-    Settings,
     absent,
     in_fresh_process,
     medians,
-    print_table,
     ratio,
     time_ratio,
 )
@@ -272,7 +268,9 @@ def gradient_max_error_x64(_):
 
 def device_limits(settings):
     """The least bytes and operations of each loss, over what the device reaches."""
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    if jax.default_backend() == "cpu":
+        return absent("ratio", "needs a GPU or TPU")
+    dtype = jnp.bfloat16
     rows, classes = settings.shape((1024, 131_072), (64, 4096))
     tokens, width = settings.shape((8192, 1024), (256, 64))
     side, size = settings.shape((8192, 2**28), (256, 2**20))
@@ -331,52 +329,5 @@ FIGURES = {
 }
 
 
-def main():
-    figures = {figure.__name__: figure for figure in FIGURES}
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=figures, metavar="NAME")
-    parser.add_argument("--json", action="store_true", help="one object per line")
-    parser.add_argument("--quick", action="store_true", help="small shapes, no figures")
-    parser.add_argument("--repeats", type=int, help="default: 9, or 5 for the large")
-    parser.add_argument("--save", action="store_true", help="into benchmarks/results")
-    options = parser.parse_args()
-    if options.repeats is not None and options.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {options.repeats}")
-    settings = Settings(quick=options.quick, repeats=options.repeats)
-    names = options.only or [
-        name
-        for name in figures
-        if name != "device_limits" or jax.default_backend() != "cpu"
-    ]
-    if options.save and (options.quick or options.only):
-        parser.error("--save keeps a whole run: leave --quick and --only away")
-    rows = []
-    for name in names:
-        print(name, file=sys.stderr)
-        found = figures[name](settings)
-        for row in found if isinstance(found, list) else [found]:
-            target = None if row.part else FIGURES[figures[name]]
-            part = f": {row.part}" if row.part else ""
-            fields = {"name": name + part, **asdict(row), "target": target}
-            del fields["part"]
-            rows.append(fields | ({"quick": True} if options.quick else {}))
-            if options.json:
-                print(json.dumps(rows[-1]), flush=True)
-    device = jax.devices()[0].device_kind
-    title = f"{device}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
-    if not options.json:
-        print_table(
-            rows, title + ", QUICK: shapes too small for the targets" * options.quick
-        )
-    if options.save:
-        path = (
-            HERE
-            / "results"
-            / f"losses-{re.sub(r'[^a-z0-9]+', '-', device.lower())}.json"
-        )
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"device": title, "figures": rows}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_figures("losses", __doc__, FIGURES))
