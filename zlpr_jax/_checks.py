@@ -91,6 +91,8 @@ def check_interval(name: str, value: object, interval: str, hint: str) -> None:
     if not is_concrete(value):
         return
     try:
+        if isinstance(value, str):  # float() would read it
+            raise TypeError
         number = float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         raise TypeError(

@@ -9,7 +9,7 @@ from zlpr_jax._checks import check_interval
 from zlpr_jax.optim._arrays import Scalar, ScalarOrSchedule, scaled
 from zlpr_jax.optim._decay import Decay, adax_decay, capped, power_decay
 from zlpr_jax.optim._factoring import Factoring
-from zlpr_jax.optim._momentum import absent, average_updates
+from zlpr_jax.optim._momentum import absent, average_updates, check_dtype
 from zlpr_jax.optim._precision import in_full_precision
 from zlpr_jax.optim._rate import check_learning_rate, relative_step, scale_by_rate
 from zlpr_jax.optim._rms import scale_by_parameter_rms
@@ -83,6 +83,10 @@ def adafactor(
     """
     rate = relative_step() if learning_rate is None else learning_rate
     check_learning_rate(rate)
+    check_interval("eps", eps, "[0, inf)", "1e-30 is usual.")
+    if momentum is not None:
+        check_interval("momentum", momentum, "[0, 1)", "0.9 is usual.")
+    check_dtype("momentum_dtype", momentum_dtype, stochastic_rounding)
     check_interval("weight_decay", weight_decay, "[0, inf)", "0 leaves it out.")
     parts: list[optax.GradientTransformation] = [
         scale_by_second_moment(decay, factoring=factoring, eps_sq=eps, clip=clip),

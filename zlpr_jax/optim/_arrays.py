@@ -77,6 +77,15 @@ def mirror(function: Callable[..., Any], params: PyTree) -> PyTree:
     )
 
 
+def check_same_shape(what: str, path: str, array: Any, of: str, other: Any) -> None:
+    """Raise `ValueError` where one array would be broadcast against another."""
+    if array.shape != other.shape:
+        raise ValueError(
+            f"the {what} of {path!r} must have the shape {other.shape} of its {of}, "
+            f"got {array.shape}: pass trees like the parameters that init saw."
+        )
+
+
 def real_dtype(path: str, dtype: Any) -> Any:
     """Return the dtype of a squared gradient: float32, or float64 for 64-bit leaves."""
     if not jnp.issubdtype(dtype, jnp.inexact):

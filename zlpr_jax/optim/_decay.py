@@ -26,6 +26,15 @@ class Decay(Protocol):
         ...
 
 
+def check_decay(decay: object) -> None:
+    """Raise `TypeError` unless `decay` is one."""
+    if isinstance(decay, type) or not isinstance(decay, Decay):
+        raise TypeError(
+            f"decay must have a method weight(step), got {decay!r}: "
+            "build it with power_decay, adam_decay or adax_decay."
+        )
+
+
 def _real(value: Any) -> Float[Array, ""]:
     """Return `value` in the widest float dtype in use: float64 under x64, else f32."""
     return jnp.asarray(value).astype(jnp.result_type(float))
@@ -126,11 +135,7 @@ class CappedDecay:
     max_beta2: Scalar
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decay, Decay):
-            raise TypeError(
-                f"decay must have a method weight(step), got {self.decay!r}: "
-                "build it with power_decay, adam_decay or adax_decay."
-            )
+        check_decay(self.decay)
         check_interval("max_beta2", self.max_beta2, "[0, 1]", "0.999 is usual.")
 
     def weight(self, step: Step) -> Float[Array, ""]:

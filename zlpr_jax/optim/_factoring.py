@@ -38,6 +38,7 @@ class Factoring:
 
     Raises:
         ValueError: If `min_dim` is below 1, or `axes` returns roles that do not fit.
+        TypeError: If `axes` is not a function, or returns neither roles nor None.
 
     Example:
         >>> Factoring().roles("attention/query/kernel", (768, 12, 64))
@@ -55,12 +56,22 @@ class Factoring:
 
     def __post_init__(self) -> None:
         check_interval("min_dim", self.min_dim, "[1, inf)", "128 is usual.")
+        if self.axes is not None and not callable(self.axes):
+            raise TypeError(
+                f"axes must be a function of a path and a shape, got {self.axes!r}: "
+                "write lambda path, shape: ('row', 'col')."
+            )
 
     def roles(self, path: str, shape: tuple[int, ...]) -> tuple[Role, ...]:
         """Return the role of each axis of the parameter at `path`."""
         roles = None if self.axes is None else self.axes(path, shape)
         if roles is None:
             return self._smallest_state(shape)
+        if not isinstance(roles, Sequence) or isinstance(roles, str):
+            raise TypeError(
+                f"axes must give a tuple of roles or None for the parameter {path!r}, "
+                f"got {roles!r}: a role is 'row', 'col', 'batch' or None."
+            )
         roles = tuple(roles)
         if len(roles) != len(shape):
             raise ValueError(
@@ -103,6 +114,15 @@ class Factoring:
             return (None,) * len(shape)
         _, first = min(splits)
         return ("row",) * first + ("col",) * (len(shape) - first)
+
+
+def check_factoring(factoring: object) -> None:
+    """Raise `TypeError` unless `factoring` is a `Factoring` or None."""
+    if factoring is not None and not isinstance(factoring, Factoring):
+        raise TypeError(
+            f"factoring must be a Factoring or None, got {factoring!r}: "
+            "write Factoring(min_dim=128)."
+        )
 
 
 def _axes_with(role: str, roles: tuple[Role, ...]) -> tuple[int, ...]:

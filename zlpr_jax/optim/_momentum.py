@@ -12,6 +12,7 @@ from zlpr_jax._checks import check_interval
 from zlpr_jax._typing import PyTree
 from zlpr_jax.optim._arrays import (
     Scalar,
+    check_same_shape,
     map_arrays,
     mirror,
     wide_dtype,
@@ -43,26 +44,52 @@ def absent(setting: Any) -> bool:
 def average(
     old: Inexact[Array, "..."],
     new: Inexact[Array, "..."],
-    decay: Scalar,
+    share: Scalar,
     key: Array | None = None,
 ) -> Inexact[Array, "..."]:
-    """Return decay old + (1 - decay) new, computed as `new` and held as `old`.
+    """Return (1 - share) old + share new, computed as `new` and held as `old`.
 
     With a `key` the result is rounded stochastically, from float32 to bfloat16.
     """
-    weight = jnp.asarray(1 - decay).astype(new.dtype)
+    weight = jnp.asarray(share).astype(new.dtype)
     wide = old.astype(new.dtype)
     wide = wide + weight * (new - wide)
     return wide.astype(old.dtype) if key is None else _round_at_random(wide, key)
 
 
-def check_rounding(stochastic: bool, name: str, dtype: Any) -> None:
-    """Raise `ValueError` if `dtype`, the setting `name`, has no stochastic rounding."""
+def check_dtype(name: str, dtype: Any, stochastic: bool) -> None:
+    """Raise if the setting `name` is no dtype of an average, or cannot be rounded so.
+
+    Raises:
+        TypeError: If it is not floating point.
+        ValueError: If it has no stochastic rounding.
+    """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be floating point, got {jnp.dtype(dtype)}: "
+            "jnp.bfloat16 is the usual way to save memory."
+        )
     if stochastic and (dtype is None or jnp.dtype(dtype) != jnp.bfloat16):
         raise ValueError(
             f"stochastic_rounding needs {name}=jnp.bfloat16, got {dtype}: other dtypes "
             "are rounded to the nearest number."
         )
+
+
+def held_dtype(path: str, param: Any, name: str, dtype: Any) -> Any:
+    """Return the dtype of the average of one array: `dtype`, or the wide one."""
+    wide = wide_dtype(path, param.dtype)
+    if dtype is None:
+        return wide
+    if jnp.issubdtype(wide, jnp.complexfloating) != jnp.issubdtype(
+        dtype, jnp.complexfloating
+    ):
+        raise TypeError(
+            f"the parameter {path!r} is {param.dtype}, and an average in {name}="
+            f"{jnp.dtype(dtype)} cannot hold it: leave {name} out, or split the "
+            "parameters with optax.partition."
+        )
+    return dtype
 
 
 def rounding_key(count: Int[Array, ""], index: int) -> UInt32[Array, ""]:
@@ -121,8 +148,10 @@ def average_updates(
         An optax transformation.
 
     Raises:
-        ValueError: If `decay` is concrete and outside [0, 1), or stochastic rounding is
-            asked of another dtype than bfloat16.
+        ValueError: If `decay` is concrete and outside [0, 1), stochastic rounding is
+            asked of another dtype than bfloat16, or updates have other shapes than the
+            parameters that `init` saw.
+        TypeError: If `dtype` is not floating point, or real for a complex parameter.
 
     Example:
         >>> import jax.numpy as jnp
@@ -130,13 +159,12 @@ def average_updates(
         >>> momentum.update(jnp.ones(2), momentum.init(jnp.ones(2)))[0].tolist()
         [0.25, 0.25]
     """
-    check_interval("momentum", decay, "[0, 1)", "0.9 is usual.")
-    check_rounding(stochastic_rounding, "dtype", dtype)
+    check_interval("decay", decay, "[0, 1)", "0.9 is usual.")
+    check_dtype("dtype", dtype, stochastic_rounding)
 
     def init(params: PyTree) -> MomentumState:
         def zeros(path: str, param: Any) -> Array:
-            held = wide_dtype(path, param.dtype) if dtype is None else dtype
-            return jnp.zeros_like(param, dtype=held)
+            return jnp.zeros_like(param, dtype=held_dtype(path, param, "dtype", dtype))
 
         count = jnp.zeros((), jnp.int32) if stochastic_rounding else None
         return MomentumState(mirror(zeros, params), count)
@@ -153,8 +181,9 @@ def average_updates(
             key = rounding_key(count, next(indices)) if stochastic_rounding else None
             if update is None:
                 return mu
+            check_same_shape("update", path, update, "average", mu)
             wide = update.astype(wide_dtype(path, update.dtype))
-            return average(mu, wide, decay, key)
+            return average(mu, wide, 1 - decay, key)
 
         mu = map_arrays(step, state.mu, updates)
         updates = map_arrays(lambda _, u, m: m.astype(u.dtype), updates, mu)

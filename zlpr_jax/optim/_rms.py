@@ -9,11 +9,12 @@ from zlpr_jax._typing import PyTree
 from zlpr_jax.optim._arrays import (
     NO_PARAMS,
     Scalar,
+    check_same_shape,
     map_arrays,
     scaled,
     wide_dtype,
 )
-from zlpr_jax.optim._factoring import Factoring
+from zlpr_jax.optim._factoring import Factoring, check_factoring
 from zlpr_jax.optim._passes import squared_magnitude
 
 
@@ -47,6 +48,7 @@ def clip_by_block_rms(
         Shazeer & Stern, "Adafactor", arXiv:1804.04235, section 6.
     """
     check_interval("threshold", threshold, "(0, inf)", "1.0 is usual.")
+    check_factoring(factoring)
 
     def clip(path: str, update: Array) -> Array:
         wide = update.astype(wide_dtype(path, update.dtype))
@@ -95,10 +97,12 @@ def scale_by_parameter_rms(
         Shazeer & Stern, "Adafactor", arXiv:1804.04235, section 8.
     """
     check_interval("min_scale", min_scale, "[0, inf)", "1e-3 is usual.")
+    check_factoring(factoring)
     if max_scale is not None:
         check_interval("max_scale", max_scale, "(0, inf)", "None sets no limit.")
 
     def scale(path: str, update: Array, param: Array) -> Array:
+        check_same_shape("parameter", path, param, "update", update)
         wide = param.astype(wide_dtype(path, param.dtype))
         rms = block_rms(wide, block_axes(factoring, path, param.shape))
         rms = jnp.maximum(rms, jnp.asarray(min_scale).astype(rms.dtype))
@@ -130,5 +134,5 @@ def block_rms(
 
 
 def shrink_factor(rms: Float[Array, "..."], threshold: Scalar) -> Float[Array, "..."]:
-    """Return min(1, threshold / RMS)."""
+    """Return min(1, threshold / RMS), which is 0 where a square has overflown."""
     return 1.0 / jnp.maximum(rms / jnp.asarray(threshold).astype(rms.dtype), 1.0)

@@ -14,6 +14,7 @@ from zlpr_jax._typing import PyTree
 from zlpr_jax.optim._arrays import (
     NO_PARAMS,
     Scalar,
+    check_same_shape,
     mirror,
     path_name,
     real_dtype,
@@ -22,15 +23,16 @@ from zlpr_jax.optim._arrays import (
     unbox,
     wide_dtype,
 )
-from zlpr_jax.optim._decay import Decay
-from zlpr_jax.optim._factoring import Factoring
+from zlpr_jax.optim._decay import Decay, check_decay
+from zlpr_jax.optim._factoring import Factoring, check_factoring
 from zlpr_jax.optim._momentum import (
     absent,
     average,
-    check_rounding,
+    check_dtype,
+    held_dtype,
     rounding_key,
 )
-from zlpr_jax.optim._passes import recomputed, squared_magnitude
+from zlpr_jax.optim._passes import Recomputed, squared_magnitude, with_passes
 from zlpr_jax.optim._rms import block_axes, block_rms, shrink_factor
 from zlpr_jax.optim._storage import DenseStorage, FactoredMoment, FactoredStorage
 
@@ -75,7 +77,8 @@ def scale_by_second_moment(
     gradients, and the updates have the dtype of the gradients. Where the denominator
     is 0 the update is 0. A gradient whose square would leave the range of the moment
     (in float32, |g| above 1e19 over the root of the number of entries) counts as the
-    largest that stays within it; an infinite one gives NaN.
+    largest that stays within it; an infinite one gives NaN. With `clip`, an array whose
+    update would be so large that its square is infinite gets none.
 
     Args:
         decay: Gives w_t: `power_decay`, `adam_decay`, `adax_decay` or `capped`.
@@ -99,8 +102,8 @@ def scale_by_second_moment(
         ValueError: If a concrete setting is outside its range, gradients have other
             shapes than the parameters that `init` saw, or the parameters that `l2`
             needs are not passed to `update`.
-        TypeError: If `decay` has no method `weight`, or a parameter is not floating
-            point.
+        TypeError: If `decay` has no method `weight`, or a parameter or `mu_dtype` is
+            not floating point.
 
     Example:
         >>> import jax.numpy as jnp
@@ -119,25 +122,22 @@ def scale_by_second_moment(
         Li et al., "AdaX: Adaptive Gradient Descent with Exponential Long Term Memory",
         arXiv:2004.09740.
     """
-    if not isinstance(decay, Decay):
-        raise TypeError(
-            f"decay must have a method weight(step), got {decay!r}: "
-            "build it with power_decay, adam_decay or adax_decay."
-        )
+    check_decay(decay)
+    check_factoring(factoring)
     check_interval("eps", eps, "[0, inf)", "0 leaves it out.")
     check_interval("eps_sq", eps_sq, "[0, inf)", "0 leaves it out.")
     if clip is not None:
         check_interval("clip", clip, "(0, inf)", "None leaves clipping out.")
     check_interval("b1", b1, "[0, 1)", "0 leaves the first moment out.")
     check_interval("l2", l2, "[0, inf)", "0 leaves it out.")
-    check_rounding(stochastic_rounding, "mu_dtype", mu_dtype)
+    check_dtype("mu_dtype", mu_dtype, stochastic_rounding)
 
     def storage(path: str, shape: tuple[int, ...]) -> DenseStorage | FactoredStorage:
         return DenseStorage() if factoring is None else factoring.storage(path, shape)
 
     def init(params: PyTree) -> SecondMomentState:
         def first(path: str, param: Any) -> Array:
-            dtype = wide_dtype(path, param.dtype) if mu_dtype is None else mu_dtype
+            dtype = held_dtype(path, param, "mu_dtype", mu_dtype)
             return jnp.zeros_like(param, dtype=dtype)
 
         def second(path: str, param: Any) -> Moment:
@@ -158,12 +158,13 @@ def scale_by_second_moment(
     ) -> tuple[PyTree, SecondMomentState]:
         del extra_args
         count = jnp.asarray(optax.safe_increment(state.count))
+        weight = decay.weight(count)
         settings = _Settings(
-            weight=decay.weight(count),
+            weight=weight,
             eps=None if absent(eps) else eps,
             eps_sq=None if absent(eps_sq) else eps_sq,
             clip=clip,
-            b1=b1,
+            share=_after(weight, 1 - b1),
             l2=None if absent(l2) else l2,
         )
 
@@ -191,9 +192,12 @@ def scale_by_second_moment(
                 continue
             held = storage(path, grad.shape)
             _check_fits(path, grad, nu, held)
+            if param is not None:
+                check_same_shape("parameter", path, param, "gradient", grad)
+                param = param.astype(wide_dtype(path, param.dtype))
             step, mu, nu = _step(
                 grad,
-                None if param is None else param.astype(wide_dtype(path, param.dtype)),
+                param,
                 mu,
                 nu,
                 settings,
@@ -220,7 +224,7 @@ class _Settings(NamedTuple):
     eps: Scalar | None
     eps_sq: Scalar | None
     clip: Scalar | None
-    b1: Scalar
+    share: Float[Array, ""]
     l2: Scalar | None
 
 
@@ -238,6 +242,21 @@ def _step(
     block: tuple[int, ...],
 ) -> tuple[Inexact[Array, "..."], Inexact[Array, "..."] | None, Moment]:
     """Return the update of one array, and its moments."""
+    step = partial(_passes_of_step, storage, block)
+    return with_passes(step, grad, param, mu, nu, settings, key)
+
+
+def _passes_of_step(
+    storage: DenseStorage | FactoredStorage,
+    block: tuple[int, ...],
+    recomputed: Recomputed,
+    grad: Inexact[Array, "..."],
+    param: Inexact[Array, "..."] | None,
+    mu: Inexact[Array, "..."] | None,
+    nu: Moment,
+    settings: _Settings,
+    key: Array | None,
+) -> tuple[Inexact[Array, "..."], Inexact[Array, "..."] | None, Moment]:
     dtype = jax.tree.leaves(nu)[0].dtype
     # A float16 gradient of 300 overflows when it is squared.
     wide = grad if jnp.iscomplexobj(grad) else grad.astype(dtype)
@@ -247,7 +266,7 @@ def _step(
     nu = _blend(nu, _finite(reduced, settings.eps_sq, wide.size), settings.weight)
 
     if mu is not None:
-        mu = average(mu, _limited(gradient()), settings.b1, key)
+        mu = average(mu, _limited(gradient()), settings.share, key)
         numerator = recomputed(lambda mean: mean.astype(wide.dtype), mu)
     else:
         # Clipping takes care of a huge gradient, at less cost.
@@ -262,6 +281,15 @@ def _step(
         return quotient().astype(grad.dtype), mu, nu
     shrink = shrink_factor(block_rms(quotient(), block), settings.clip)
     return scaled(quotient(), shrink).astype(grad.dtype), mu, nu
+
+
+def _after(weight: Float[Array, ""], share: Scalar) -> Float[Array, ""]:
+    """Return `share`, which XLA cannot know before it knows a weight of at most 1.
+
+    A CPU then updates both moments of an array one after the other, the gradient being
+    in its cache, and not first all first moments, which would wait for nothing.
+    """
+    return jnp.where(weight <= 1, jnp.asarray(share).astype(weight.dtype), weight)
 
 
 def _with_penalty(
@@ -290,12 +318,12 @@ def _finite(reduced: Moment, eps_sq: Scalar | None, size: int) -> Moment:
 
 
 def _limited(grad: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-    """Scale entries whose square `_finite` limits below that limit, except infinity."""
+    """Limit entries as `_finite` limits their squares; an infinity becomes NaN."""
     if jnp.iscomplexobj(grad):
         return jax.lax.complex(_limited(grad.real), _limited(grad.imag))
-    most = float(jnp.finfo(grad.dtype).max)
-    limit = math.sqrt(most / max(grad.size, 1))
-    return jnp.where(jnp.abs(grad) < limit, grad, grad * (limit / most))
+    limit = math.sqrt(float(jnp.finfo(grad.dtype).max) / max(grad.size, 1))
+    largest = jnp.sign(grad) * limit + (grad - grad)
+    return jnp.where(jnp.abs(grad) < limit, grad, largest)
 
 
 def _check_fits(
@@ -314,4 +342,10 @@ def _check_fits(
 
 def _blend(old: Moment, new: Moment, weight: Float[Array, ""]) -> Moment:
     """Return old + weight (new - old), which is exact where the two are equal."""
-    return jax.tree.map(lambda v, s: v + weight.astype(v.dtype) * (s - v), old, new)
+
+    def blend(v: Float[Array, "..."], s: Float[Array, "..."]) -> Float[Array, "..."]:
+        # A weight of 1 forgets: a large v would leave its rounding error.
+        v = jnp.where(weight < 1, v, 0)
+        return v + weight.astype(v.dtype) * (s - v)
+
+    return jax.tree.map(blend, old, new)

@@ -10,6 +10,7 @@ from zlpr_jax._typing import PyTree
 from zlpr_jax.optim._arrays import (
     NO_PARAMS,
     ScalarOrSchedule,
+    check_same_shape,
     map_arrays,
     scaled,
     wide_dtype,
@@ -62,6 +63,7 @@ def add_parameters(
         now = weight if schedule is None else schedule(state.count)
 
         def add(path: str, update: Array, param: Array) -> Array:
+            check_same_shape("parameter", path, param, "update", update)
             dtype = wide_dtype(path, param.dtype)
             share = scaled(param.astype(dtype), now)
             return (update.astype(dtype) + share).astype(update.dtype)
