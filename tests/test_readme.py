@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn.metrics import f1_score
 
@@ -64,3 +66,32 @@ def test_the_page_on_decisions_runs():
     assert temperature["temperature"] == pytest.approx(1 / 3, abs=0.05)
     one, other = jnp.zeros((2, 3)), jnp.ones((2, 3))
     assert r_drop["r_drop"](one, other, jnp.zeros((2, 3), bool), 1.0) > 0
+
+
+def test_the_page_on_the_optimizers_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # optax's own Adam raises a float to the power of an integer.
+    with jax.numpy_dtype_promotion("standard"):
+        factored, trap, devices, steps = names_after("optimizers.md")
+
+    moments = factored["moments"]
+    assert moments["layers"]["query"].row.shape == (24, 768)
+    assert moments["layers"]["query"].col.shape == (24, 12, 64)
+    assert moments["layers"]["norm"].shape == (24, 768)
+    assert moments["experts"].row.shape == (8, 256)
+
+    short, long, adax, sgd = map(np.asarray, trap["paths"].values())
+    assert np.flatnonzero(short < 0)[0] + 1 == 1011
+    np.testing.assert_allclose(
+        [long[-1], adax[-1], sgd[-1]], [83.412, 85.073, 80.0], atol=5e-4
+    )
+    assert (tmp_path / "trap.png").stat().st_size > 10_000
+
+    moment = optax.tree.get(devices["state"], "nu")["kernel"]
+    assert moment.row.sharding.is_fully_replicated
+    assert len(moment.col.addressable_shards) == 8
+    assert moment.col.addressable_shards[0].data.shape == (128,)
+    assert devices["size"] == 12_292
+
+    assert steps["train"].step == 1
+    assert float(steps["state"].hyperparams["b2"]) == pytest.approx(1e-3)
