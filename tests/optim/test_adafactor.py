@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from zlpr_jax.optim import adafactor, factored_adax, relative_step
+from zlpr_jax.optim import Factoring, adafactor, factored_adax, relative_step
 
 
 @pytest.mark.parametrize("build", [adafactor, factored_adax])
@@ -50,3 +50,23 @@ def test_cap_bounds_the_step_of_a_late_row():
         state = optax.tree.set(build.init(params), count=jnp.int32(99_999))
         update, _ = build.update(grads, state, params)
         assert float(-update[0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_stacked_layers_are_exactly_vmap_over_layers():
+    # As many layers as rows: the default rule would average over the layers.
+    shape = (160, 128, 9)
+    rng = np.random.default_rng(0)
+    scale = 10.0 ** rng.uniform(-3, 1, (160, 1, 1))
+    params, *grads = (
+        jnp.asarray(scale * rng.normal(size=shape), jnp.float32) for _ in range(4)
+    )
+    stacked = Factoring(axes=lambda path, shape: ("batch", "row", "col"))
+    together = adafactor(factoring=stacked, momentum=0.9)
+    alone = adafactor(factoring=Factoring(min_dim=1), momentum=0.9)
+    state, states = together.init(params), jax.vmap(alone.init)(params)
+    assert optax.tree.get(state, "nu").row.shape == (160, 128)
+    update, updates = jax.jit(together.update), jax.jit(jax.vmap(alone.update))
+    for grad in grads:
+        got, state = update(grad, state, params)
+        expected, states = updates(grad, states, params)
+        np.testing.assert_array_equal(got, expected)
