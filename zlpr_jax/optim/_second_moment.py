@@ -231,19 +231,10 @@ class _Settings(NamedTuple):
 # Compiled by itself so that arrays of one shape are traced once.
 @partial(jax.jit, static_argnames=("storage", "block"))
 def _step(
-    grad: Inexact[Array, "..."],
-    param: Inexact[Array, "..."] | None,
-    mu: Inexact[Array, "..."] | None,
-    nu: Moment,
-    settings: _Settings,
-    key: Array | None,
-    *,
-    storage: DenseStorage | FactoredStorage,
-    block: tuple[int, ...],
+    *arrays: Any, storage: DenseStorage | FactoredStorage, block: tuple[int, ...]
 ) -> tuple[Inexact[Array, "..."], Inexact[Array, "..."] | None, Moment]:
     """Return the update of one array, and its moments."""
-    step = partial(_passes_of_step, storage, block)
-    return with_passes(step, grad, param, mu, nu, settings, key)
+    return with_passes(partial(_passes_of_step, storage, block), *arrays)
 
 
 def _passes_of_step(
