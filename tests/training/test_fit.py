@@ -1,5 +1,6 @@
 """The training loop, on a task small enough to check by hand."""
 
+import dataclasses
 import signal
 
 import chex
@@ -9,51 +10,22 @@ import numpy as np
 import optax
 import pytest
 
+from tests.training.tasks import RECORDS, least_squares
+from zlpr_jax import optim
 from zlpr_jax._errors import InputError
-from zlpr_jax._task import Task
-from zlpr_jax.training import FitConfig, evaluate, fit, predict
-
-
-def make_task(direction="min", diverge=False):
-    """Least squares: records are (x, y) pairs, the prediction is a number."""
-
-    def init(key):
-        return {"w": jax.random.normal(key, ())}, {"steps": jnp.zeros((), jnp.int32)}
-
-    def batch(records, size):
-        rows = np.zeros((size, 2), np.float32)
-        rows[: len(records)] = records
-        return {"rows": rows, "where": np.arange(size) < len(records)}
-
-    def loss(params, state, batch, key):
-        error = (params["w"] * batch["rows"][:, 0] - batch["rows"][:, 1]) ** 2
-        total = jnp.where(batch["where"], error, 0).sum()
-        count = batch["where"].sum().astype(jnp.float32)
-        value = total / count / (0 if diverge else 1)
-        state = {"steps": state["steps"] + 1}
-        return value, (state, {"loss": (value * count, count)})
-
-    def score(predictions, records):
-        errors = [(p - y) ** 2 for p, (_, y) in zip(predictions, records, strict=True)]
-        return {"error": float(np.mean(errors)), "rows": len(errors)}
-
-    return Task(
-        init=init,
-        batch=batch,
-        loss=loss,
-        predict=lambda params, state, batch: params["w"] * batch["rows"][:, 0],
-        decode=lambda outputs, records: list(outputs[: len(records)]),
-        score=score,
-        headline=("error", direction),
-    )
-
-
-RECORDS = [(float(x), 3.0 * x) for x in np.linspace(-1, 1, 37)]
+from zlpr_jax.training import (
+    CheckpointConfig,
+    FitConfig,
+    MetricsLog,
+    evaluate,
+    fit,
+    predict,
+)
 
 
 def test_finds_the_slope_and_counts_steps():
     config = FitConfig(steps=200, batch_size=8)
-    result = fit(make_task(), optax.sgd(0.3), RECORDS, config)
+    result = fit(least_squares(), optax.sgd(0.3), RECORDS, config)
     assert float(result.params["w"]) == pytest.approx(3, abs=1e-4)
     assert int(result.state["steps"]) == result.step == 200
     assert not result.interrupted
@@ -62,7 +34,8 @@ def test_finds_the_slope_and_counts_steps():
 def test_same_seed_same_result_and_another_differs():
     def run(seed):
         config = FitConfig(steps=7, batch_size=8, seed=seed)
-        return fit(make_task(), optax.sgd(0.1, momentum=0.9), RECORDS, config).params
+        tx = optax.sgd(0.1, momentum=0.9)
+        return fit(least_squares(), tx, RECORDS, config).params
 
     chex.assert_trees_all_equal(run(0), run(0))
     assert float(run(0)["w"]) != float(run(1)["w"])
@@ -70,7 +43,7 @@ def test_same_seed_same_result_and_another_differs():
 
 def test_every_record_once_an_epoch():
     seen = []
-    task = make_task()
+    task = least_squares()
 
     def batch(records, size):
         seen.extend(records)
@@ -84,7 +57,7 @@ def test_every_record_once_an_epoch():
 
 
 def test_predict_covers_the_last_short_batch_in_order():
-    task = make_task()
+    task = least_squares()
     params, state = {"w": jnp.float32(2)}, {"steps": jnp.int32(0)}
     predictions = predict(task, params, state, RECORDS, 8)
     np.testing.assert_allclose(predictions, [2 * x for x, _ in RECORDS], rtol=1e-6)
@@ -97,7 +70,7 @@ def test_keeps_the_best_evaluation(direction):
     """With the headline turned round, the first evaluation is the best one."""
     reports = []
     result = fit(
-        make_task(direction),
+        least_squares(direction),
         optax.sgd(0.05),
         RECORDS,
         FitConfig(steps=50, batch_size=37, eval_every=10, patience=None),
@@ -114,7 +87,7 @@ def test_patience_stops_early():
     config = FitConfig(steps=1000, batch_size=8, eval_every=5, patience=3)
     reports = []
     fit(
-        make_task("max"),
+        least_squares("max"),
         optax.sgd(0.05),
         RECORDS,
         config,
@@ -126,23 +99,16 @@ def test_patience_stops_early():
 
 def test_reports_means_since_the_last_report():
     reports = []
-    config = FitConfig(steps=20, batch_size=37)
-    fit(
-        make_task(),
-        optax.sgd(0.0),
-        RECORDS,
-        config,
-        report=reports.append,
-        report_every=5,
-    )
+    config = FitConfig(steps=20, batch_size=37, report_every=5)
+    fit(least_squares(), optax.sgd(0.0), RECORDS, config, report=reports.append)
     assert [r.step for r in reports] == [5, 10, 15, 20]
     # nothing moves, so every report is the same mean squared error
     assert len({round(r.metrics["loss"], 5) for r in reports}) == 1
-    assert all(r.examples_per_second > 0 for r in reports)
+    assert all(r.examples_per_second > r.steps_per_second > 0 for r in reports)
 
 
 def test_one_compilation_for_all_seeds():
-    task = make_task()
+    task = least_squares()
     counted = task._replace(loss=chex.assert_max_traces(task.loss, n=1))
     tx = optax.sgd(0.1, momentum=0.9)
     for seed in range(3):
@@ -152,7 +118,7 @@ def test_one_compilation_for_all_seeds():
 def test_parameters_that_others_hold_stay_theirs():
     """A step writes over its arguments, but not over what came from outside."""
     start = {"w": jnp.float32(1)}, {"steps": jnp.int32(0)}
-    task = make_task()._replace(init=lambda key: start)
+    task = least_squares()._replace(init=lambda key: start)
 
     def init(params):
         return params  # a state that begins with the parameters, as slow weights do
@@ -175,7 +141,7 @@ def test_interrupt_ends_with_what_was_reached():
 
     config = FitConfig(steps=1000, batch_size=8, eval_every=10)
     result = fit(
-        make_task(),
+        least_squares(),
         optax.sgd(0.3),
         RECORDS,
         config,
@@ -194,7 +160,7 @@ def test_second_interrupt_is_an_exception():
 
     with pytest.raises(KeyboardInterrupt):
         fit(
-            make_task(),
+            least_squares(),
             optax.sgd(0.3),
             RECORDS,
             FitConfig(steps=100, batch_size=8),
@@ -202,17 +168,204 @@ def test_second_interrupt_is_an_exception():
         )
 
 
+def test_initial_parameters():
+    start = {"w": np.float32(5)}, {"steps": np.int32(7)}
+    config = FitConfig(steps=1, batch_size=8)
+    result = fit(least_squares(), optax.sgd(0.0), RECORDS, config, initial=start)
+    assert float(result.params["w"]) == 5
+    assert int(result.state["steps"]) == 8
+
+
+def test_the_average_is_what_is_evaluated_and_returned():
+    task = least_squares()
+    config = FitConfig(steps=30, batch_size=8, ema=0.99, eval_every=10)
+    reports = []
+    plain = fit(task, optax.sgd(0.05), RECORDS, FitConfig(steps=30, batch_size=8))
+    result = fit(
+        task, optax.sgd(0.05), RECORDS, config,
+        validation=RECORDS, report=reports.append,
+    )  # fmt: skip
+    assert float(result.params["w"]) != float(plain.params["w"])
+    scores, _ = evaluate(task, result.params, result.state, RECORDS, 8)
+    assert scores["error"] == pytest.approx(reports[-1].scores["error"])
+
+
+def poisoned(bad):
+    """A task in which some records turn the loss into NaN, and records with ids."""
+    task = least_squares()
+
+    class Pair(tuple):
+        id = property(lambda self: f"x={self[0]:.2f}")
+
+    records = [Pair((x, np.nan if number in bad else y)) for number, (x, y) in
+               enumerate(RECORDS)]  # fmt: skip
+    return task, records
+
+
+def test_a_bad_batch_is_skipped_and_reported(tmp_path):
+    task, records = poisoned({20})
+    reports = []
+    config = FitConfig(steps=4, batch_size=10, report_every=2)
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        result = fit(
+            task, optax.sgd(0.1), records, config, metrics=log, report=reports.append
+        )
+        rows = log.rows()
+    messages = [r.message for r in reports if r.message]
+    # the first epoch is 37 records, so that the bad one comes once in three batches
+    assert len(messages) == 1
+    assert "the gradient of w and the loss are not finite" in messages[0]
+    (skipped,) = [row for row in rows if "skipped" in row]
+    assert f"step {skipped['step']} skipped" in messages[0]
+    assert records[20].id in skipped["skipped"]["records"]
+    assert len(skipped["skipped"]["records"]) == 10
+    assert skipped["skipped"]["parameters"] == ["w"]
+    assert np.isfinite(result.params["w"])
+    # a skipped step is in no average
+    assert all(np.isfinite(r.metrics["loss"]) for r in reports if r.metrics)
+    assert int(result.state["steps"]) == 3
+
+
+@pytest.mark.parametrize("limit", [3, 10])
+def test_too_many_in_a_row_stop_with_the_reason(tmp_path, limit):
+    task, records = poisoned(set(range(37)))
+    config = FitConfig(steps=50, batch_size=8, skip_limit=limit)
+    saves = CheckpointConfig(folder=tmp_path)
+    reports = []
+    with pytest.raises(InputError, match=f"{limit} steps in a row") as error:
+        fit(
+            task, optim.adax(0.1), records, config,
+            checkpoints=saves, report=reports.append,
+        )  # fmt: skip
+    message = str(error.value)
+    assert f"step {limit} skipped" in message
+    assert "gradient of w" in message
+    assert "x=" in message
+    assert "lower the learning rate" in message.lower()
+    # the last finite state was saved: the initialisation
+    begun = fit(task, optim.adax(0.1), RECORDS, FitConfig(steps=1, batch_size=8))
+    assert any(path.name.isdigit() for path in tmp_path.iterdir())
+    del begun
+
+
 def test_divergence_is_an_error():
-    with pytest.raises(InputError, match="lower the learning rate"):
-        fit(make_task(diverge=True), optax.sgd(0.3), RECORDS, FitConfig(steps=50))
+    task = least_squares(diverge=True)
+    with pytest.raises(InputError, match="Lower the learning rate"):
+        fit(task, optax.sgd(0.3), RECORDS, FitConfig(steps=50))
+
+
+# one task and one optimizer: one compilation
+TASK, TX = least_squares(), optim.adax(0.05)
+SETTINGS = FitConfig(
+    steps=60, batch_size=8, eval_every=20, report_every=7, ema=0.9, patience=None
+)
+
+
+def run(folder, stop_at=None, every=15, **options):
+    """Fit with everything on; interrupt it after the report of `stop_at`."""
+
+    def report(progress):
+        if stop_at is not None and progress.step == stop_at and not progress.message:
+            signal.raise_signal(signal.SIGTERM if stop_at % 2 else signal.SIGINT)
+
+    saves = CheckpointConfig(folder=folder / "checkpoints", every=every)
+    with MetricsLog(folder / "metrics.jsonl") as log:
+        return fit(
+            options.pop("task", TASK),
+            options.pop("tx", TX),
+            options.pop("records", RECORDS),
+            options.pop("config", SETTINGS),
+            validation=options.pop("validation", RECORDS[:5]),
+            checkpoints=saves,
+            metrics=log,
+            report=options.pop("report", report),
+        )
+
+
+def test_interrupted_and_resumed_is_unbroken(tmp_path):
+    whole = run(tmp_path / "whole")
+    pieces = tmp_path / "pieces"
+    for stop_at in (7, 20, 35):
+        assert run(pieces, stop_at).interrupted
+    result = run(pieces)
+    assert not result.interrupted
+    assert result.step == whole.step
+    chex.assert_trees_all_equal(result.params, whole.params)
+    chex.assert_trees_all_equal(result.state, whole.state)
+    written = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert (pieces / "metrics.jsonl").read_bytes() == written
+    assert len(written.splitlines()) > 8
+
+
+def test_a_finished_fit_is_not_trained_again(tmp_path):
+    whole = run(tmp_path)
+    written = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def loss(*_):
+        raise AssertionError("trained again")
+
+    again = run(tmp_path, task=least_squares()._replace(loss=loss))
+    chex.assert_trees_all_equal(again.params, whole.params)
+    assert again.step == whole.step
+    assert (tmp_path / "metrics.jsonl").read_bytes() == written
+
+
+def test_a_resumed_fit_says_so_and_where(tmp_path):
+    run(tmp_path, stop_at=35)
+    reports = []
+    run(tmp_path, report=reports.append)
+    assert reports[0].message.startswith("resumed at step 3")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"config": dataclasses.replace(SETTINGS, seed=1)}, "seed was 0 and is 1"),
+        ({"records": RECORDS[:30]}, "records was 37 and is 30"),
+        ({"validation": None}, "validation records was 5 and is None"),
+        ({"tx": optax.sgd(0.1)}, "opt_state"),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path, change, reason):
+    run(tmp_path, stop_at=14)
+    with pytest.raises(InputError, match=reason):
+        run(tmp_path, **change)
+
+
+def test_saving_does_not_disturb_the_numbers(tmp_path):
+    """Steps write over arrays that a thread is still writing to disk."""
+    often = run(tmp_path / "often", every=1)
+    never = run(tmp_path / "never", every=1000)
+    chex.assert_trees_all_equal(often.params, never.params)
 
 
 def test_no_record_is_an_error():
     with pytest.raises(InputError, match="empty"):
-        fit(make_task(), optax.sgd(0.3), [], FitConfig())
+        fit(least_squares(), optax.sgd(0.3), [], FitConfig())
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "eval_every", "patience"])
+@pytest.mark.parametrize(
+    "name",
+    ["steps", "batch_size", "eval_every", "report_every", "patience", "skip_limit"],
+)
 def test_bad_settings(name):
     with pytest.raises(InputError, match=f"{name} must be >= 1, got 0"):
         FitConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"accumulate": 3}, "accumulate must divide batch_size 128"),
+        ({"clip_norm": 0.0}, "clip_norm must be > 0"),
+        ({"ema": 1.0}, "ema must be in"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, reason):
+    with pytest.raises(InputError, match=reason):
+        FitConfig(**settings)
+
+
+def test_buckets_need_lengths():
+    with pytest.raises(InputError, match="the task has no lengths"):
+        fit(least_squares(), optax.sgd(0.1), RECORDS, FitConfig(bucket=True))

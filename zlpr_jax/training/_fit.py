@@ -1,61 +1,34 @@
-"""One loop that trains any task with any optimizer."""
+"""One loop that trains any task with any optimizer, and survives."""
 
+import contextlib
 import dataclasses
-import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
+from zlpr_jax.training._checkpoint import CheckpointConfig, Checkpoints
+from zlpr_jax.training._config import FitConfig
+from zlpr_jax.training._evaluate import evaluate
+from zlpr_jax.training._input import Batches, BucketedPlan, ShuffledPlan
 from zlpr_jax.training._interrupt import first_interrupt
+from zlpr_jax.training._ledger import Ledger, NotFinite, Progress
+from zlpr_jax.training._mesh import process_rows, put_batch
+from zlpr_jax.training._metrics import MetricsLog
+from zlpr_jax.training._processes import any_process
+from zlpr_jax.training._profile import Profile
+from zlpr_jax.training._state import start_of
+from zlpr_jax.training._step import StepOptions, train_step
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How long and in what portions to train.
-
-    Attributes:
-        steps: Optimizer steps at most.
-        batch_size: Records per step.
-        eval_every: Steps between evaluations of the validation records.
-        patience: Evaluations without a better headline before training stops; `None`
-            never stops early.
-        seed: Seeds initialisation, the order of the records and dropout.
-    """
-
-    steps: int = 3000
-    batch_size: int = 128
-    eval_every: int = 100
-    patience: int | None = 10
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "eval_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be >= 1, got {value}.")
-
-
-class Progress(NamedTuple):
-    """What `fit` reports while it runs.
-
-    Attributes:
-        step: Optimizer steps done.
-        metrics: The task's training metrics, averaged since the last report.
-        examples_per_second: Records trained on per second since the last report.
-        scores: The task's scores of the validation records, at evaluations only.
-    """
-
-    step: int
-    metrics: dict[str, float]
-    examples_per_second: float
-    scores: dict[str, float] | None
+# Two of another version may differ in the last bits.
+LIBRARIES = ("jax", "jaxlib", "optax", "orbax-checkpoint", "grain", "zlpr-jax")
 
 
 class FitResult(NamedTuple):
@@ -66,13 +39,41 @@ class FitResult(NamedTuple):
             validation records, else the last.
         state: The state that belongs to `params`.
         step: The step that `params` were reached at.
-        interrupted: Whether Ctrl-C ended training early.
+        interrupted: Whether Ctrl-C or SIGTERM ended training early.
     """
 
     params: PyTree
     state: PyTree
     step: int
     interrupted: bool
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Course:
+    """How the evaluations went; a checkpoint holds it as JSON.
+
+    Attributes:
+        best: Headline of the best one.
+        best_step: Its step.
+        stale: Evaluations since then.
+        finished: Whether training came to its end.
+    """
+
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    finished: bool = False
+
+    def better(self, task: Task, step: int, scores: dict[str, Any]) -> bool:
+        """Enter an evaluation; return whether it is the best so far."""
+        name, direction = task.headline
+        sign, value = (1 if direction == "max" else -1), scores[name]
+        beaten = self.best is not None and sign * value <= sign * self.best
+        if beaten or math.isnan(value):
+            self.stale += 1
+            return False
+        self.best, self.best_step, self.stale = value, step, 0
+        return True
 
 
 def fit(
@@ -82,136 +83,214 @@ def fit(
     config: FitConfig,
     *,
     validation: Sequence[Any] | None = None,
+    initial: tuple[PyTree, PyTree] | None = None,
+    mesh: Mesh | None = None,
+    checkpoints: CheckpointConfig | None = None,
+    metrics: MetricsLog | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    report_every: int = 25,
+    profile: Profile | None = None,
 ) -> FitResult:
     """Train a task's parameters.
 
     Every batch is full: the records are visited in a new random order each epoch, and
-    epochs are joined. The same seed on the same device gives the same result. The first
-    Ctrl-C ends training after the running step with what was reached; a second one is
-    an ordinary `KeyboardInterrupt`.
+    epochs are joined. The same seed on the same device gives the same result.
+
+    With `checkpoints`, training goes on from what their folder holds: losses and
+    parameters are those of a run that was never stopped, on one device to the last bit.
+    If training had come to its end there, its result is returned at once.
+
+    A step whose loss or gradient is not finite changes nothing and is reported;
+    `config.skip_limit` of them in a row are an error, after a last checkpoint.
+
+    The first Ctrl-C or SIGTERM ends training after the running step, with a checkpoint
+    and with what was reached; a second one is an ordinary `KeyboardInterrupt`.
 
     Args:
         task: What to train.
         tx: The optimizer.
-        records: A sequence with `len` and integer indexing.
+        records: A sequence with `len` and integer indexing; one with `take(indices)`
+            gathers its batches by that.
         config: Steps, batch size, evaluation and seed.
         validation: Records to score every `eval_every` steps and at the end. The
             parameters of the best headline are kept.
-        report: Called with a `Progress` every `report_every` steps and after each
-            evaluation.
-        report_every: Steps between reports.
+        initial: `(params, state)` to begin with, instead of those of `task.init`.
+        mesh: The devices (`make_mesh`); `None` for the default one. Batches are split
+            over `data` and `fsdp`, parameters by `task.rules` and over `fsdp`.
+        checkpoints: Where and how often to save.
+        metrics: Where training metrics and scores are written.
+        report: Called with a `Progress` every `config.report_every` steps, after each
+            evaluation, and when there is something to tell.
+        profile: Steps to write a profiler trace of.
 
     Returns:
         A `FitResult`.
 
     Raises:
-        InputError: If there is no record, or the loss stops being finite.
+        InputError: If there is no record, a checkpoint is of another configuration, or
+            losses or gradients stop being finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from zlpr_jax import optim
+        >>> from zlpr_jax.data.multilabel import Record
+        >>> from zlpr_jax.models.mlp import MLPConfig
+        >>> from zlpr_jax.tasks import multilabel
+        >>> records = [
+        ...     Record(id="a", features=np.float32([1, 0]), labels=np.int32([0])),
+        ...     Record(id="b", features=np.float32([0, 1]), labels=np.int32([1, 2])),
+        ... ]
+        >>> task = multilabel.make(MLPConfig(features=2, labels=3, hidden=(8,)))
+        >>> config = FitConfig(steps=60, batch_size=2)
+        >>> result = fit(task, optim.adax(0.1), records, config)
+        >>> scores, _ = evaluate(task, result.params, result.state, records, 2)
+        >>> scores["micro_f1"]
+        1.0
     """
     if not len(records):
         raise InputError("there is no record to train on: the training set is empty.")
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    params, state = task.init(init_key)
-    # Every step writes over the ones before. They may be somebody else's, or the
-    # optimizer may have begun with the parameters themselves: hence the copies.
-    params, opt_state = _copy((params, tx.init(params)))
-    best = None
-    since, sums, stale, step = time.perf_counter(), [], 0, 0
-    batches = _batches(len(records), config.batch_size, config.seed)
-    with first_interrupt() as interrupted:
-        for step in range(1, config.steps + 1):
-            batch = task.batch([records[i] for i in next(batches)], config.batch_size)
-            params, state, opt_state, metrics = _train_step(
-                task, tx, params, state, opt_state, batch, jax.random.fold_in(key, step)
+    size, options = config.batch_size, StepOptions.of(config)
+    start = start_of(task, tx, config, mesh, initial)
+    ledger = Ledger(config, records, start.like.params, metrics, report)
+    course, step, train, best = _Course(), 0, None, None
+
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(first_interrupt())
+        batches = stack.enter_context(_batches(task, records, config, mesh))
+        tracing = None if profile is None else stack.enter_context(profile.session())
+
+        # -- Go on from a checkpoint
+        saves = None
+        described = _describe(config, records, validation)
+        if checkpoints is not None:
+            saves = Checkpoints(
+                checkpoints,
+                direction=task.headline[1],
+                warn=lambda text: ledger.say(step, text),
             )
-            sums.append(metrics)
-            ending = step == config.steps or interrupted.is_set()
-            evaluating = ending or step % config.eval_every == 0
-            if not (evaluating or step % report_every == 0):
-                continue
-            means = _means(sums, step)
-            rate = len(sums) * config.batch_size / (time.perf_counter() - since)
-            scores = None
-            if evaluating and validation is not None:
-                scores, _ = evaluate(task, params, state, validation, config.batch_size)
-                if best is None or _better(task, scores, best[0]):
-                    best, stale = (scores, _copy(params), state, step), 0
-                else:
-                    stale += 1
-            report(Progress(step, means, rate, scores))
-            since, sums = time.perf_counter(), []
-            if ending or (config.patience is not None and stale >= config.patience):
-                break
-    if best is not None:
-        _, params, state, step = best
-    return FitResult(params, state, step, interrupted.is_set())
+            stack.enter_context(saves)
+            like = {"train": start.like, "best": None}
+            if validation is not None:
+                like["best"] = (start.like.evaluated, start.like.state)
+            found = saves.restore(like, lambda meta: _check(meta["fit"], described))
+            if found is not None:
+                step, train, best = found.step, found.tree["train"], found.tree["best"]
+                course = _Course(**found.meta["course"])
+                ledger.window = found.meta["window"]
+                batches.set_state(found.meta["iterator"])
+        if train is None:
+            train = start.init(jax.random.key(config.seed), initial)
+            if validation is not None:
+                best = _copy((train.evaluated, train.state))
+        if not course.finished:
+            ledger.begin(step)
+            if step:
+                known = {} if course.best is None else {task.headline[0]: course.best}
+                ledger.say(step, f"resumed at step {step}", known or None)
+
+        def save(score: float | None = None) -> None:
+            if saves is None:
+                return
+            if metrics is not None:
+                metrics.sync()
+            meta = {
+                "fit": described,
+                "course": dataclasses.asdict(course),
+                "window": ledger.window,
+                "iterator": batches.get_state(),
+            }
+            saves.save(step, {"train": train, "best": best}, meta, score=score)
+
+        # -- Train
+        stop = False
+        try:
+            while not (course.finished or stop):
+                if tracing is not None:
+                    tracing.step(step)
+                number, indices, arrays = next(batches)
+                batch = arrays if mesh is None else put_batch(mesh, arrays, size)
+                train, told = train_step(task, tx, options, mesh, train, batch)
+                step = number + 1
+                ledger.add(step, indices, told)
+
+                stop = _agreed(interrupted.is_set(), step, config)
+                course.finished = step == config.steps
+                evaluating = config.evaluates(step)
+                saving = checkpoints is not None and step % checkpoints.every == 0
+                if not (evaluating or saving or stop):
+                    continue
+                ledger.settle()
+                score = None
+                if evaluating:
+                    scores = None
+                    if validation is not None:
+                        now = (train.evaluated, train.state)
+                        scores, _ = evaluate(task, *now, validation, size, mesh=mesh)
+                        if course.better(task, step, scores):
+                            best = _copy(now)
+                        score = scores[task.headline[0]]
+                    ledger.tell(step, scores)
+                    if config.patience is not None and course.stale >= config.patience:
+                        course.finished = True
+                if saving or stop or course.finished:
+                    save(score)
+        except NotFinite:
+            save()  # skipped steps have changed nothing
+            raise
+    if best is not None and course.best is not None:
+        params, state = best
+        return FitResult(params, state, course.best_step, stop)
+    return FitResult(train.evaluated, train.state, step, stop)
 
 
-def predict(
-    task: Task, params: PyTree, state: PyTree, records: Sequence[Any], batch_size: int
-) -> list[Any]:
-    """Return one prediction per record, in their order."""
-    predictions = []
-    for start in range(0, len(records), batch_size):
-        chunk = [
-            records[i] for i in range(start, min(start + batch_size, len(records)))
-        ]
-        outputs = _predict_step(task, params, state, task.batch(chunk, batch_size))
-        predictions += task.decode(jax.device_get(outputs), chunk)
-    return predictions
+def _batches(
+    task: Task, records: Sequence[Any], config: FitConfig, mesh: Mesh | None
+) -> Batches:
+    size = config.batch_size
+    if config.bucket:
+        if task.lengths is None:
+            raise InputError(
+                "bucket puts records of similar length together, but the task has no "
+                "lengths: leave it out."
+            )
+        plan = BucketedPlan(task.lengths(records), size, config.seed)
+    else:
+        plan = ShuffledPlan(len(records), size, config.seed)
+    rows = None if mesh is None else process_rows(mesh, size)
+    return Batches(task, records, plan, batch_size=size, steps=config.steps, rows=rows)
 
 
-def evaluate(
-    task: Task, params: PyTree, state: PyTree, records: Sequence[Any], batch_size: int
-) -> tuple[dict[str, float], list[Any]]:
-    """Return the task's scores over all records, and the predictions behind them."""
-    predictions = predict(task, params, state, records, batch_size)
-    return task.score(predictions, records), predictions
+def _agreed(flag: bool, step: int, config: FitConfig) -> bool:
+    """Whether any process was interrupted; asked only now and then, for its cost."""
+    if jax.process_count() == 1:
+        return flag
+    return step % config.report_every == 0 and any_process(flag)
 
 
-# A Task and an optax transformation are tuples of functions: hashable, so static. One
-# compilation serves every seed that is trained with the same two.
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4))
-def _train_step(task, tx, params, state, opt_state, batch, key):
-    grad = jax.value_and_grad(task.loss, has_aux=True)
-    (_, (state, metrics)), grads = grad(params, state, batch, key)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), state, opt_state, metrics
+def _describe(
+    config: FitConfig, records: Sequence[Any], validation: Sequence[Any] | None
+) -> dict[str, Any]:
+    """What a checkpoint has to agree with."""
+    return {
+        **dataclasses.asdict(config),
+        "records": len(records),
+        "validation records": None if validation is None else len(validation),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predict_step(task, params, state, batch):
-    return task.predict(params, state, batch)
+def _check(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = [
+        f"{name} was {saved.get(name)} and is {now.get(name)}"
+        for name in sorted({*saved, *now} - {"versions"})
+        if saved.get(name) != now.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"the checkpoint is of another configuration: {'; '.join(differing)}: "
+            "train with the same one, or into another folder."
+        )
 
 
+@jax.jit
 def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jax.numpy.copy, tree)
-
-
-def _batches(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    order = np.empty(0, np.int64)
-    while True:
-        while len(order) < batch_size:
-            order = np.concatenate([order, rng.permutation(size)])
-        yield order[:batch_size]
-        order = order[batch_size:]
-
-
-def _means(metrics: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """Join (sum, count) pairs; reading them is what waits for the device."""
-    total = jax.tree.map(lambda *parts: float(np.sum(parts)), *jax.device_get(metrics))
-    means = {name: top / max(count, 1e-9) for name, (top, count) in total.items()}
-    if not all(np.isfinite(value) for value in means.values()):
-        raise InputError(
-            f"training diverged by step {step} ({means}): "
-            "lower the learning rate (--optimizer.learning-rate)."
-        )
-    return means
-
-
-def _better(task: Task, scores: dict[str, float], best: dict[str, float]) -> bool:
-    name, direction = task.headline
-    sign = 1 if direction == "max" else -1
-    return sign * scores[name] > sign * best[name]

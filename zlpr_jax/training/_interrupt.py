@@ -1,4 +1,4 @@
-"""Ctrl-C as an event."""
+"""Ctrl-C and SIGTERM as an event."""
 
 import signal
 import threading
@@ -6,43 +6,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-class _Handler:
-    """Sets its event at the first signal and steps aside for the second."""
 
-    def __init__(self):
-        self.event = threading.Event()
-        self.previous = signal.getsignal(signal.SIGINT)
+class Interrupt(threading.Event):
+    """Set at the first signal.
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-        self.event.set()
+    Attributes:
+        received: Which one it was; `None` before.
+    """
+
+    received: signal.Signals | None = None
+
+
+_open: list[Interrupt] = []
 
 
 @contextmanager
-def first_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C inside the block into an event, so that no step is torn.
+def first_interrupt() -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C or SIGTERM in the block into an event: no step is torn.
 
-    The second one is an ordinary `KeyboardInterrupt`. A block inside another shares its
-    event. Outside the main thread, where Python delivers no signal, the event is never
-    set.
+    The second signal does what it always does: Ctrl-C raises `KeyboardInterrupt`,
+    SIGTERM ends the process. A block inside another shares its event. One that is not
+    inside another and outside the main thread, where Python delivers no signal, has an
+    event that is never set. A signal that the process was told to ignore stays ignored.
 
     Example:
-        >>> import signal
         >>> with first_interrupt() as interrupted:
         ...     signal.raise_signal(signal.SIGINT)
-        ...     interrupted.is_set()
-        True
+        ...     interrupted.is_set(), interrupted.received.name
+        (True, 'SIGINT')
     """
-    current = signal.getsignal(signal.SIGINT)
-    if isinstance(current, _Handler):
-        yield current.event
-    elif threading.current_thread() is not threading.main_thread():
-        yield threading.Event()
-    else:
-        handler = _Handler()
-        signal.signal(signal.SIGINT, handler)
-        try:
-            yield handler.event
-        finally:
-            signal.signal(signal.SIGINT, handler.previous)
+    if _open:
+        yield _open[0]
+        return
+    event = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    # None is a handler that Python did not install and cannot put back.
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
+        event.received = signal.Signals(number)
+        event.set()
+
+    try:
+        _open.append(event)
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, handle)
+        yield event
+    finally:
+        restore()
+        _open.clear()
