@@ -1,8 +1,9 @@
-"""The extreme task: what the dense one gives, without its logits, sharded or not."""
+"""The extreme task: what the dense one gives, without its logits, on any mesh."""
 
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -18,9 +19,17 @@ from zlpr_jax.optim import adaxw
 from zlpr_jax.tasks import extreme, multilabel
 from zlpr_jax.tasks.features import feature_scaling
 from zlpr_jax.tasks.topk_scores import TOPK_SCORES
-from zlpr_jax.training import FitConfig, evaluate, fit, load_tree, predict, save_tree
+from zlpr_jax.training import (
+    FitConfig,
+    evaluate,
+    fit,
+    load_tree,
+    make_mesh,
+    predict,
+    save_tree,
+)
 
-ROWS, FEATURES, LABELS = 64, 5000, 205  # 8 does not divide 205
+ROWS, FEATURES, LABELS = 64, 5000, 205
 CONFIG = MLPConfig(features=FEATURES, labels=LABELS, hidden=(16,))
 
 
@@ -51,16 +60,16 @@ def make(data, config=CONFIG, **options):
     )
 
 
-def losses_of(task, records, steps):
+def losses_of(task, records, steps, mesh=None):
     """The training loss at every step."""
     losses = []
     result = fit(
         task,
         adaxw(3e-3, weight_decay=1e-2),
         records,
-        FitConfig(steps=steps, batch_size=32),
+        FitConfig(steps=steps, batch_size=32, report_every=1),
         report=lambda progress: losses.append(progress.metrics["loss"]),
-        report_every=1,
+        mesh=mesh,
     )
     return result, np.array(losses)
 
@@ -146,40 +155,67 @@ def test_overfits_a_handful_of_records(data):
     assert scores["psp_at_5"] > 0.99
 
 
-def test_sharded_trains_as_unsharded(data):
-    shards, records = 8, list(data)
-    task, sharded = make(data), make(data, shards=shards)
-    expected, losses = losses_of(task, records, 20)
-    result, sharded_losses = losses_of(sharded, records, 20)
+@pytest.fixture(scope="module")
+def one_device(data):
+    """Losses and predictions of 20 steps without a mesh."""
+    task, records = make(data), list(data)
+    result, losses = losses_of(task, records, 20)
+    return losses, predict(task, result.params, result.state, records, 32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spec", "part"),
+    [
+        # 205 labels, padded to 256 columns
+        ({"label": 8}, P(None, "label"), (16, 32)),
+        ({"data": 2, "fsdp": 2, "label": 2}, P("fsdp", "label"), (8, 128)),
+    ],
+)
+def test_on_a_mesh_as_on_one_device(data, one_device, sizes, spec, part):
+    records, mesh = list(data), make_mesh(**sizes)
+    sharded = make(data, mesh=mesh)
+    losses, rows = one_device
+    result, sharded_losses = losses_of(sharded, records, 20, mesh)
     np.testing.assert_allclose(sharded_losses, losses, rtol=1e-5)
     layer = result.params["layers"][0]
-    assert layer["kernel"].sharding.spec == P(None, "label")
+    assert layer["kernel"].sharding.spec == spec
     assert layer["bias"].sharding.spec == P("label")
-    padded = -(-LABELS // shards) * shards
-    part = layer["kernel"].addressable_shards[0].data
-    assert part.shape == (16, padded // shards)
-    assert result.params["input"]["kernel"].sharding.is_fully_replicated
+    assert layer["kernel"].addressable_shards[0].data.shape == part
     # the padded labels stay as they were
     assert not np.asarray(layer["kernel"])[:, LABELS:].any()
     assert not np.asarray(layer["bias"])[LABELS:].any()
-    rows = predict(task, expected.params, expected.state, records, 32)
-    others = predict(sharded, result.params, result.state, records, 32)
+    others = predict(sharded, result.params, result.state, records, 32, mesh=mesh)
     for row, other in zip(rows, others, strict=True):
         np.testing.assert_allclose(other.scores, row.scores, rtol=1e-4, atol=1e-4)
         assert other.labels.max() < LABELS
         assert other.labels[:5].tolist() == row.labels[:5].tolist()
 
 
-def test_sharded_begins_with_the_unsharded_parameters(data):
+def test_gradients_on_a_mesh(data):
+    """Also where fsdp cannot split the rows of the output layer, which are 6."""
+    config = dataclasses.replace(CONFIG, hidden=(6,))
+    mesh = make_mesh(fsdp=4, label=2)
+    found = []
+    for task in (make(data, config), make(data, config, mesh=mesh)):
+        params, state = task.init(jax.random.key(3))
+        batch, key = task.batch(list(data), ROWS), jax.random.key(1)
+        grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+        (loss, _), grads = grad(params, state, batch, key)
+        found.append((loss, extreme.unsharded(grads, LABELS)))
+    assert task.rules[0] == ("^layers/0/kernel$", P(None, "label"))
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-7)
+
+
+def test_parameters_on_a_mesh_begin_as_on_one_device(data):
     params, _ = make(data).init(jax.random.key(3))
-    sharded, _ = make(data, shards=8).init(jax.random.key(3))
-    np.testing.assert_array_equal(
-        sharded["layers"][0]["kernel"][:, :LABELS], params["layers"][0]["kernel"]
-    )
+    for label in (1, 8):  # a checkpoint fits both
+        sharded, _ = make(data, mesh=make_mesh(label=label)).init(jax.random.key(3))
+        assert sharded["layers"][0]["kernel"].shape == (16, 256)
+        chex.assert_trees_all_equal(extreme.unsharded(sharded, LABELS), params)
 
 
-def test_sharded_parameters_are_saved_for_one_device(data, tmp_path):
-    task, sharded = make(data), make(data, shards=8)
+def test_parameters_of_a_mesh_are_saved_for_one_device(data, tmp_path):
+    task, sharded = make(data), make(data, mesh=make_mesh(fsdp=2, label=4))
     records = list(data)
     params, state = sharded.init(jax.random.key(0))
     saved = extreme.unsharded(params, LABELS)
@@ -227,7 +263,6 @@ def test_prediction_lines(data):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"shards": 9}, "9.*8 devices.*xla_force_host_platform_device_count=9"),
         ({"top": 4}, "top must be"),
         ({"top": LABELS + 1}, "top must be"),
         ({"config": MLPConfig(features=5000, labels=LABELS, hidden=())}, "hidden"),

@@ -6,7 +6,7 @@ tuple of strings that something later (`Tfidf`, an encoder) turns into numbers.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -137,8 +137,8 @@ def _is_names(value: object) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class MultilabelData:
-    """A multi-label data set in memory; `data[i]` is row i as a `Record`.
+class MultilabelData(Sequence[Record]):
+    """A multi-label data set in memory, a sequence: `data[i]` is row i as a `Record`.
 
     Attributes:
         features: float32 [N, F] array, float32 [N, F] CSR, or N texts. All finite.
@@ -208,7 +208,15 @@ class MultilabelData:
     def __iter__(self) -> Iterator[Record]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, index: int | np.integer) -> Record:
+    @overload
+    def __getitem__(self, index: int | np.integer) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "MultilabelData": ...
+
+    def __getitem__(self, index: int | np.integer | slice) -> "Record | MultilabelData":
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
         row = int(index)
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} in {self.path}")
@@ -242,15 +250,14 @@ class MultilabelData:
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         features: Features
         if isinstance(self.features, tuple):
-            texts = self.features
-            features = tuple(texts[row] for row in rows)
+            features = tuple(map(self.features.__getitem__, rows.tolist()))
         else:
             features = self.features[rows]
         return dataclasses.replace(
             self,
             features=features,
             labels=self.labels[rows],
-            ids=tuple(self.ids[row] for row in rows),
+            ids=tuple(map(self.ids.__getitem__, rows.tolist())),
         )
 
 

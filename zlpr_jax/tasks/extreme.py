@@ -1,6 +1,7 @@
 """Multi-label classification with so many labels that no row of scores is ever held."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -21,6 +22,9 @@ from zlpr_jax.losses import predict_topk, zlpr_linear_loss
 from zlpr_jax.models.mlp import MLP, MLPConfig
 from zlpr_jax.nn import functionalize
 from zlpr_jax.tasks.features import (
+    DENSE_FEATURES,
+    feature_lengths,
+    label_rows,
     pad_rows,
     scale_features,
     scaling_state,
@@ -28,8 +32,10 @@ from zlpr_jax.tasks.features import (
 )
 from zlpr_jax.tasks.topk_scores import CUTS, inverse_propensity, topk_scores
 
-# The mesh axis that the labels are split over.
-AXIS = "label"
+# The mesh axes that the labels, and the rows of the output layer, are split over.
+LABEL, FSDP = "label", "fsdp"
+# What the columns of an output layer on a mesh are padded to a multiple of.
+COLUMNS = 256
 # Mean square that a row of features is brought to, at most. Without a limit it would be
 # the number of features, and so large a step for what a few of them say that nothing
 # is learnt at a usual learning rate.
@@ -55,17 +61,18 @@ def make(
     rows: int,
     scaling: tuple[np.ndarray, np.ndarray] | None = None,
     top: int = 20,
-    shards: int = 1,
+    mesh: Mesh | None = None,
 ) -> Task:
     """Build the task: an `MLP` whose output layer lives in `zlpr_linear_loss`.
 
     Features stay sparse, labels stay lists of integers, and `[batch, labels]` exists
     neither in training nor in prediction.
 
-    With `shards` the output layer is split over that many devices, everything else is
-    the same on all of them. Its columns are padded to a multiple of `shards`; a padded
-    one is zero, stays zero, and is neither counted nor predicted. The first `labels`
-    columns are those of the unsharded task.
+    On a mesh the columns of the output layer are split over its axis `label`, its rows
+    over `fsdp` where they can be, and the rows of a batch over all axes but `label`.
+    The columns are padded to a multiple of 256, whatever the mesh, so that a checkpoint
+    fits others too; a padded one is zero, stays zero, and is neither counted nor
+    predicted. The first `labels` columns are those of the task without a mesh.
 
     Args:
         config: The network, with at least one hidden layer.
@@ -73,25 +80,32 @@ def make(
         rows: Training rows.
         scaling: As for `multilabel.make`.
         top: Labels given per row, at least 5.
-        shards: Devices that the labels are split over.
+        mesh: Devices to compute on, with the axes `data`, `fsdp` and `label`; `None`
+            for one.
 
     Returns:
         A `Task` over `Record`s; a prediction is a `TopLabels`.
 
     Raises:
-        InputError: If the network has no hidden layer, `top` is out of range, or there
-            are fewer devices than `shards`.
+        InputError: If the network has no hidden layer, or `top` is out of range.
     """
     if not config.hidden:
         raise InputError("so many labels need a hidden layer: give model.hidden one.")
     if not max(CUTS) <= top <= config.labels:
         raise InputError(f"top must be in [{max(CUTS)}, {config.labels}], got {top}.")
-    mesh = _mesh(shards)
     weights = inverse_propensity(label_counts, rows)
     # only the graph is needed here, and no second copy of the parameters
     graph = nnx.eval_shape(lambda: MLP(config, rngs=nnx.Rngs(0)))
     encode = functionalize(graph, method="encode").apply
     output = len(config.hidden) - 1
+    columns, row_axes, rules, kernel_spec = 1, (), (), P()
+    if mesh is not None:
+        columns, fsdp = math.lcm(COLUMNS, mesh.shape[LABEL]), mesh.shape[FSDP]
+        row_axes = tuple(name for name in mesh.axis_names if name != LABEL)
+        split = fsdp > 1 and config.hidden[-1] % fsdp == 0
+        kernel_spec = P(FSDP if split else None, LABEL)
+        layer = f"^layers/{output}/"
+        rules = ((layer + "kernel$", kernel_spec), (layer + "bias$", P(LABEL)))
     # what the features lose, the first layer's initialisation makes up for
     factor = min(1.0, ROW_SQUARE / config.features) ** 0.5
 
@@ -100,23 +114,12 @@ def make(
         params["input"]["kernel"] = params["input"]["kernel"] / factor
         scale = scaling_state(config.features, scaling)
         scale["scale"] = scale["scale"] * factor
-        state = {"model": state, "scaling": scale}
-        if mesh is None:
-            return params, state
-        params["layers"][output] = _padded(params["layers"][output], shards)
-        everywhere, columns = (
-            NamedSharding(mesh, P()),
-            NamedSharding(mesh, P(None, AXIS)),
-        )
-        shardings = jax.tree.map(lambda _: everywhere, (params, state))
-        shardings[0]["layers"][output] = {
-            "kernel": columns,
-            "bias": NamedSharding(mesh, P(AXIS)),
-        }
-        return jax.device_put((params, state), shardings)
+        params["layers"][output] = _padded(params["layers"][output], columns)
+        return params, {"model": state, "scaling": scale}
 
     def hidden_of(params, state, features, key=None):
-        features = scale_features(state["scaling"], features)
+        dtype = params["input"]["kernel"].dtype
+        features = scale_features(state["scaling"], features, dtype)
         hidden, model_state = encode(params, state["model"], features, key=key)
         return hidden, {**state, "model": model_state}
 
@@ -127,18 +130,32 @@ def make(
             return function(layer["kernel"], *inputs, bias=layer["bias"])
 
         def on_part(kernel, bias, where, *inputs):
-            return function(kernel, *inputs, bias=bias, where=where, axis_name=AXIS)
+            if kernel_spec[0] is not None:
+                # In this order the gradient is split over fsdp before it is summed.
+                others = tuple(name for name in row_axes if name != FSDP)
+                kernel = jax.lax.pcast(kernel, others, to="varying")
+                kernel = jax.lax.all_gather(kernel, FSDP, axis=0, tiled=True)
+            return function(kernel, *inputs, bias=bias, where=where, axis_name=LABEL)
 
         where = jnp.arange(layer["bias"].shape[0]) < config.labels
-        specs = (P(None, AXIS), P(AXIS), P(AXIS), *(P() for _ in inputs))
-        run = jax.shard_map(on_part, mesh=mesh, in_specs=specs, out_specs=P())
+        specs = (kernel_spec, P(LABEL), P(LABEL), *(P(row_axes) for _ in inputs))
+        run = jax.shard_map(on_part, mesh=mesh, in_specs=specs, out_specs=P(row_axes))
         return run(layer["kernel"], layer["bias"], where, *inputs)
 
-    def batch(records: Sequence[Record], size: int) -> dict[str, Any]:
-        labels = pad_rows([record.labels for record in records], size, np.int32(-1))
-        features = [record.features for record in records]
+    def lengths(records: Sequence[Record]) -> npt.NDArray[np.integer]:
+        """Non-zeros and labels; so few features that they become dense count as 0."""
+        pairs = feature_lengths(records) * (config.features > DENSE_FEATURES)
+        return np.stack([pairs, label_rows(records)[0]], axis=1)
+
+    def batch(
+        records: Sequence[Record],
+        size: int,
+        lengths: npt.NDArray[np.integer] | None = None,
+    ) -> dict[str, Any]:
+        nonzeros, most = (None, None) if lengths is None else lengths
+        labels = pad_rows(*label_rows(records), size, np.int32(-1), most)
         return {
-            "features": stack_features(features, config.features, size),
+            "features": stack_features(records, config.features, size, nonzeros),
             "labels": labels,
             "where": np.arange(size) < len(records),
         }
@@ -178,6 +195,8 @@ def make(
         decode=decode,
         score=score,
         headline=("precision_at_1", "max"),
+        lengths=lengths,
+        rules=rules,
     )
 
 
@@ -203,29 +222,9 @@ def prediction_lines(
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _mesh(shards: int) -> jax.sharding.Mesh | None:
-    if shards == 1:
-        return None
-    devices = jax.devices()
-    if shards > len(devices):
-        hint = ""
-        if devices[0].platform == "cpu":
-            flag = f"--xla_force_host_platform_device_count={shards}"
-            hint = f": set XLA_FLAGS={flag} to split the CPU"
-        raise InputError(
-            f"label_shards is {shards}, but there are {len(devices)} devices{hint}."
-        )
-    return jax.make_mesh(
-        (shards,),
-        (AXIS,),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=devices[:shards],
-    )
-
-
-def _padded(layer: dict[str, Array], shards: int) -> dict[str, Float[Array, "..."]]:
-    """The output layer with zero columns up to a multiple of `shards`."""
-    more = -layer["bias"].shape[0] % shards
+def _padded(layer: dict[str, Array], parts: int) -> dict[str, Float[Array, "..."]]:
+    """The output layer with zero columns up to a multiple of `parts`."""
+    more = -layer["bias"].shape[0] % parts
     return {
         "kernel": jnp.pad(layer["kernel"], ((0, 0), (0, more))),
         "bias": jnp.pad(layer["bias"], (0, more)),

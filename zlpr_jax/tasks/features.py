@@ -7,10 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from scipy.sparse import csr_array
 
 from zlpr_jax._typing import PyTree
-from zlpr_jax.data.multilabel import MultilabelData, SparseRow
+from zlpr_jax.data.multilabel import MultilabelData, Record, SparseRow
 from zlpr_jax.data.tfidf import Tfidf
 from zlpr_jax.nn import SparseFeatures
 
@@ -70,48 +72,125 @@ def scaling_state(
 
 
 def scale_features(
-    scaling: PyTree, features: Float[Array, "B features"] | SparseFeatures
+    scaling: PyTree,
+    features: Float[Array, "B features"] | SparseFeatures,
+    dtype: DTypeLike,
 ) -> Float[Array, "B features"] | SparseFeatures:
-    """Apply a `scaling_state` to a batch; sparse features have no shift."""
+    """Apply a `scaling_state` to a batch; sparse features have no shift.
+
+    It is done in float32. The result has `dtype`, that of the parameters: it decides
+    what the network computes in.
+    """
     if isinstance(features, SparseFeatures):
         scale = jnp.take(scaling["scale"], features.indices, mode="clip")
-        return features._replace(values=features.values * scale)
-    return (features - scaling["shift"][None]) * scaling["scale"][None]
+        return features._replace(values=(features.values * scale).astype(dtype))
+    scaled = (features - scaling["shift"][None]) * scaling["scale"][None]
+    return scaled.astype(dtype)
 
 
 def stack_features(
-    rows: Sequence[Any], features: int, size: int
+    records: Sequence[Record],
+    features: int,
+    size: int,
+    room: int | np.integer | None = None,
 ) -> npt.NDArray[np.float32] | SparseFeatures:
-    """Feature rows of one kind as `size` rows: dense or, if wide, `SparseFeatures`."""
-    if not isinstance(rows[0], SparseRow):
-        dense = np.zeros((size, features), np.float32)
-        np.stack(rows, out=dense[: len(rows)])
-        return dense
+    """Features of records as `size` rows: dense or, if sparse and wide, as pairs.
+
+    Args:
+        records: Records with features of one kind; a `MultilabelData` is fastest. Its
+            dense features are not copied if there are `size` rows of them.
+        features: The number of features.
+        size: Rows, at least `len(records)`; those too many are zero.
+        room: The non-zeros that each row of pairs has room for; `None` for as many as
+            these records need.
+    """
+    if isinstance(records, MultilabelData):
+        matrix = records.features
+        if isinstance(matrix, tuple):
+            raise ValueError("texts are no features: use vectorize(data, tfidf).")
+        if isinstance(matrix, np.ndarray):
+            if len(matrix) == size:
+                return matrix
+            more = np.zeros((size - len(matrix), features), np.float32)
+            return np.concatenate([matrix, more])
+        (counts, indices), values = _entries(matrix), matrix.data
+    else:
+        rows: list[Any] = [record.features for record in records]
+        if rows and not isinstance(rows[0], SparseRow):
+            dense = np.zeros((size, features), np.float32)
+            np.stack(rows, out=dense[: len(rows)])
+            return dense
+        counts, indices = _joined([row.indices for row in rows])
+        _, values = _joined([row.values for row in rows])
     if features <= DENSE_FEATURES:
         dense = np.zeros((size, features), np.float32)
-        where = np.repeat(np.arange(len(rows)), [len(row.indices) for row in rows])
-        indices = np.concatenate([row.indices for row in rows])
-        dense[where, indices] = np.concatenate([row.values for row in rows])
+        dense[np.repeat(np.arange(len(counts)), counts), indices] = values
         return dense
-    indices = pad_rows([row.indices for row in rows], size, np.int32(0))
-    values = pad_rows([row.values for row in rows], size, np.float32(0))
-    return SparseFeatures(jnp.asarray(indices), jnp.asarray(values))
+    # NumPy arrays stand for those of jax: a batch is built beside a running step
+    numbers: Any = pad_rows(counts, indices, size, np.int32(0), room)
+    padded: Any = pad_rows(counts, values, size, np.float32(0), room)
+    return SparseFeatures(numbers, padded)
+
+
+def feature_lengths(records: Sequence[Record]) -> npt.NDArray[np.integer]:
+    """Non-zero features of each record, `[N]`: 0 where the features are dense."""
+    if isinstance(records, MultilabelData):
+        if isinstance(records.features, csr_array):
+            return np.diff(records.features.indptr)
+        return np.zeros(len(records), np.int64)
+    rows = [record.features for record in records]
+    counts = [len(row.indices) if isinstance(row, SparseRow) else 0 for row in rows]
+    return np.array(counts, np.int64)
+
+
+def label_rows(
+    records: Sequence[Record],
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """How many labels each record has, `[N]`, and all of them in one array."""
+    if isinstance(records, MultilabelData):
+        return _entries(records.labels)
+    return _joined([record.labels for record in records])
 
 
 def pad_rows(
-    rows: Sequence[npt.NDArray[Any]], size: int, fill: np.generic
+    counts: npt.NDArray[np.integer],
+    entries: npt.NDArray[Any],
+    size: int,
+    fill: np.generic,
+    room: int | np.integer | None = None,
 ) -> npt.NDArray[Any]:
     """Rows of different lengths as one array `[size, width]` of the dtype of `fill`.
 
     The width is a power of two from 8 up, so that few of them are compiled.
 
+    Args:
+        counts: The length of each row.
+        entries: Their entries, row after row.
+        size: Rows of the result, at least `len(counts)`.
+        fill: What stands where there is no entry.
+        room: The length that there must be room for; `None` for the largest of
+            `counts`.
+
     Example:
-        >>> pad_rows([np.array([3]), np.array([1, 2])], 2, np.int32(-1))[:, :3]
+        >>> pad_rows(np.array([1, 2]), np.array([3, 1, 2]), 2, np.int32(-1))[:, :3]
         array([[ 3, -1, -1],
                [ 1,  2, -1]], dtype=int32)
     """
-    counts = np.array([len(row) for row in rows])
-    width = 1 << max(3, (int(counts.max()) - 1).bit_length())
+    longest = int(counts.max(initial=0) if room is None else room)
+    width = 1 << max(3, (longest - 1).bit_length())
     padded = np.full((size, width), fill)
-    padded[: len(rows)][np.arange(width) < counts[:, None]] = np.concatenate(rows)
+    padded[: len(counts)][np.arange(width) < counts[:, None]] = entries
     return padded
+
+
+def _entries(
+    matrix: csr_array,
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    return np.diff(matrix.indptr), matrix.indices
+
+
+def _joined(
+    rows: Sequence[npt.NDArray[Any]],
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[Any]]:
+    counts = np.array([len(row) for row in rows], np.int64)
+    return counts, np.concatenate(rows) if rows else np.zeros(0, np.int32)

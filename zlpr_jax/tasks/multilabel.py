@@ -15,7 +15,14 @@ from zlpr_jax.data.multilabel import MultilabelData, Record
 from zlpr_jax.losses import label_counts, zlpr_loss, zlpr_predict
 from zlpr_jax.models.mlp import MLP, MLPConfig
 from zlpr_jax.nn import functionalize
-from zlpr_jax.tasks.features import scale_features, scaling_state, stack_features
+from zlpr_jax.tasks.features import (
+    DENSE_FEATURES,
+    feature_lengths,
+    label_rows,
+    scale_features,
+    scaling_state,
+    stack_features,
+)
 from zlpr_jax.tasks.scores import multilabel_scores
 
 
@@ -23,6 +30,7 @@ def bce_loss(
     logits: Float[Array, "B C"], labels: Bool[Array, "B C"]
 ) -> Float[Array, " B"]:
     """Binary cross-entropy summed over the labels: the usual alternative to ZLPR."""
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     targets = labels.astype(logits.dtype)
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
 
@@ -60,18 +68,17 @@ def make(
         }
 
     def logits_of(params, state, features, key=None):
-        features = scale_features(state["scaling"], features)
+        dtype = params["input"]["kernel"].dtype
+        features = scale_features(state["scaling"], features, dtype)
         logits, model_state = apply(params, state["model"], features, key=key)
         return logits, {**state, "model": model_state}
 
-    def batch(records: Sequence[Record], size: int) -> dict[str, Any]:
-        labels = np.zeros((size, config.labels), bool)
-        labels[: len(records)] = label_matrix(records, config.labels)
+    def batch(
+        records: Sequence[Record], size: int, lengths: int | np.integer | None = None
+    ) -> dict[str, Any]:
         return {
-            "features": stack_features(
-                [record.features for record in records], config.features, size
-            ),
-            "labels": labels,
+            "features": stack_features(records, config.features, size, lengths),
+            "labels": label_matrix(records, config.labels, size),
             "where": np.arange(size) < len(records),
         }
 
@@ -104,14 +111,17 @@ def make(
         decode=decode,
         score=score,
         headline=("micro_f1", "max"),
+        lengths=feature_lengths if config.features > DENSE_FEATURES else None,
     )
 
 
-def label_matrix(records: Sequence[Record], labels: int) -> np.ndarray:
-    """The labels of records as bool `[rows, labels]`."""
-    matrix = np.zeros((len(records), labels), bool)
-    for row, record in zip(matrix, records, strict=True):
-        row[record.labels] = True
+def label_matrix(
+    records: Sequence[Record], labels: int, size: int | None = None
+) -> np.ndarray:
+    """The labels of records as bool `[rows, labels]`, with `size` rows if given."""
+    counts, indices = label_rows(records)
+    matrix = np.zeros((len(counts) if size is None else size, labels), bool)
+    matrix[np.repeat(np.arange(len(counts)), counts), indices] = True
     return matrix
 
 
