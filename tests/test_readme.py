@@ -95,3 +95,10 @@ def test_the_page_on_the_optimizers_runs(tmp_path, monkeypatch):
 
     assert steps["train"].step == 1
     assert float(steps["state"].hyperparams["b2"]) == pytest.approx(1e-3)
+
+
+def test_the_page_on_training_runs():
+    fitted, by_pmap = names_after("training.md")
+    assert fitted["scores"]["micro_f1"] > 0.7
+    assert (fitted["folder"] / "checkpoints" / "300" / "digests.json").exists()
+    assert by_pmap["losses"][-1] < by_pmap["losses"][0] / 2

@@ -7,21 +7,22 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from zlpr_jax._errors import InputError
+from zlpr_jax.recipes import RECIPES
 
-RECIPES = {
-    "yeast": "Mulan yeast, 14 labels; the data comes with the installation",
-    "multilabel": "your own file: ARFF, svmlight, CSV, TSV or JSONL",
-}
 # module -> distribution, for everything that an extra brings
 EXTRAS = {
     "flax": "flax",
+    "grain": "grain",
     "matplotlib": "matplotlib",
+    "orbax": "orbax-checkpoint",
     "rich": "rich",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
+    "tensorboardX": "tensorboardX",
     "tyro": "tyro",
 }
 
@@ -70,7 +71,20 @@ def _dispatch(arguments: Sequence[str]) -> int:
     train.add_argument(
         "settings",
         nargs=argparse.REMAINDER,
-        help="such as --optimizer.learning-rate 3e-4",
+        help="such as --optimizer.learning-rate 3e-4, or --config FILE",
+    )
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run that was interrupted",
+        description="Go on with a run that was interrupted, as if it never had been.",
+    )
+    _add_run(resume)
+    resume.add_argument("--mesh", help="devices, such as data=4; default: as before")
+    resume.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not check the files of a checkpoint first",
     )
     evaluate = commands.add_parser(
         "evaluate", help="score a trained model", description="Score a trained model."
@@ -94,7 +108,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     match options.command:
         case "train":
-            _train(options.recipe, options.settings)
+            _launch().train(options.recipe, options.settings)
+        case "resume":
+            path, mesh, verify = options.run_path, options.mesh, options.verify
+            _launch().resume(path, mesh=mesh, verify=verify)
         case "list":
             print(recipes)
         case command:
@@ -109,12 +126,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_path", metavar="RUN", help="run folder of `train`")
 
 
-def _train(recipe: str, settings: Sequence[str]) -> None:
-    import tyro
-
-    module = importlib.import_module(f"zlpr_jax.recipes.{recipe}")
-    config = tyro.cli(module.Config, args=settings, prog=f"zlpr-jax train {recipe}")
-    module.run(config)
+def _launch() -> ModuleType:
+    return importlib.import_module("zlpr_jax.recipes._launch")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -36,6 +37,9 @@ def test_records():
         assert part[0].labels.tolist() == [0, 1]
         assert part.schema == source.schema
         assert len(source.take([])) == 0
+        assert isinstance(source, Sequence)
+        assert source[1:].ids == ("q", "r")
+        assert source[::-1][0].labels.tolist() == [0, 1]
         with pytest.raises(IndexError):
             source[3]
         with pytest.raises(IndexError):

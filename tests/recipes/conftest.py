@@ -1,11 +1,32 @@
-"""The command line as a function."""
+"""The command line as a function, and data for it."""
 
 import contextlib
 import io
+import json
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from zlpr_jax.cli import main
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(cache):
+    """Runs with the same settings compile the same: let the later ones find it."""
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +45,26 @@ def run():
     return run
 
 
+WORDS = {"sun": "bright warm", "rain": "wet grey", "wind": "gusty loud"}
+
+
+@pytest.fixture(scope="session")
+def write_texts():
+    """Write rows of a few words, which say what their labels are."""
+
+    def write(path, rows=80, seed=0):
+        rng = np.random.default_rng(seed)
+        with path.open("w") as stream:
+            for number in range(rows):
+                labels = [name for name in WORDS if rng.random() < 0.4]
+                words = " ".join(WORDS[name] for name in labels) + " day"
+                line = {"id": f"row{number}", "text": words, "labels": labels}
+                stream.write(json.dumps(line) + "\n")
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def run_files():
     """What a complete run folder holds."""
@@ -35,4 +76,5 @@ def run_files():
         "predictions.jsonl",
         "results.json",
         "schema.json",
+        "tensorboard",
     }

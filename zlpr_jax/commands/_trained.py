@@ -23,6 +23,7 @@ from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.tasks.scores import MULTILABEL_SCORES
 from zlpr_jax.tasks.topk_scores import TOPK_SCORES
 from zlpr_jax.training import load_tree, predict, read_json
+from zlpr_jax.training._run import is_complete, resume_command
 
 
 class TrainedModel(NamedTuple):
@@ -55,7 +56,7 @@ class TrainedModel(NamedTuple):
     def predict(self, data: MultilabelData) -> list[Any]:
         """Predict every row, as the task does."""
         vectors = vectorize(data, self.tfidf)
-        return predict(self.task, self.params, self.state, list(vectors), 256)
+        return predict(self.task, self.params, self.state, vectors, 256)
 
 
 def load_run(path: Path) -> TrainedModel:
@@ -69,6 +70,10 @@ def load_run(path: Path) -> TrainedModel:
             f"{path}: no such run folder: give the folder that `zlpr-jax train` made."
         )
     config = read_json(path / "config.json")
+    if not is_complete(path):
+        raise InputError(
+            f"{path}: the run is not complete: finish it with `{resume_command(path)}`."
+        )
     stored = read_json(path / "schema.json")
     try:
         network = MLPConfig(

@@ -1,1 +1,6 @@
 """Experiments: one file each, a configuration and `run(config)`. Extra `train`."""
+
+RECIPES = {
+    "yeast": "Mulan yeast, 14 labels; the data comes with the installation",
+    "multilabel": "your own file: ARFF, svmlight, CSV, TSV or JSONL",
+}

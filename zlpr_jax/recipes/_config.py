@@ -1,13 +1,31 @@
 """The settings of a multi-label experiment. Standard library only, for `--help`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 from zlpr_jax._errors import InputError
 
+Config = TypeVar("Config", bound="ExperimentConfig")
+
 # Above this many labels the scores of a batch are never held: `zlpr_linear_loss`.
 LINEAR_LABELS = 10_000
+
+
+def check(
+    name: str,
+    value: float | int,
+    *,
+    low: float | int,
+    high: float | int = float("inf"),
+    open_low: bool = False,
+) -> None:
+    """Raise `InputError` unless `low <= value < high` (or `low < value`)."""
+    if not low <= value < high or (open_low and value == low):
+        lower = f"{'>' if open_low else '>='} {low}"
+        upper = "" if high == float("inf") else f" and < {high}"
+        raise InputError(f"{name} must be {lower}{upper}, got {value}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +81,11 @@ class ModelConfig:
             check("hidden", width, low=1)
 
 
+# tyro needs values here, not factories
+_MODEL = ModelConfig()
+_OPTIMIZER = OptimizerConfig()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """One comparison: the same network and seeds under each loss.
@@ -82,9 +105,29 @@ class ExperimentConfig:
         refit: Whether to train again on all rows. Without, the model is the one with
             the best validation score, in half the time.
         steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
-        batch_size: Rows per step. By default 128, above 10,000 labels 512.
+        batch_size: Rows per step, over all devices. By default 128, above 10,000 labels
+            512.
         eval_every: Steps between evaluations of the validation part.
-        patience: Evaluations without a better score before training stops.
+        patience: Evaluations without a better score before training stops; None never
+            stops early.
+        report_every: Steps between reports. By default 25, above 10,000 labels 5.
+        accumulate: Parts that a batch is worked off in, for less memory.
+        clip_norm: Global norm that gradients are scaled down to, > 0.
+        ema: Decay of a moving average of the parameters, in [0, 1), which is then what
+            is evaluated and kept.
+        compute_dtype: What the loss is computed in; parameters stay float32.
+        remat: Compute results again in the backward pass: less memory, more time.
+        bucket: Put rows of similar length into one batch, where rows have lengths.
+        skip_limit: Steps in a row that are not finite before training stops.
+        mesh: How to split the work over devices, such as data=4,fsdp=2: rows over data
+            and fsdp, large parameters over fsdp, above 10,000 labels the labels over
+            label. By default one device; of several processes all along data.
+        save_every: Steps between checkpoints.
+        keep_last: Newest checkpoints kept, >= 1, beside the best.
+        verify: Whether resuming checks every file of a checkpoint first.
+        keep_checkpoints: Whether they stay when the run is complete.
+        tensorboard: Whether to write TensorBoard events beside metrics.jsonl.
+        profile: Steps of the first training to write a profiler trace of.
         model: The network.
         optimizer: The optimizer.
         bce_learning_rate: Learning rate for bce where it needs its own.
@@ -98,15 +141,32 @@ class ExperimentConfig:
     steps: int | None = None
     batch_size: int | None = None
     eval_every: int = 50
-    patience: int = 20
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    patience: int | None = 20
+    report_every: int | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    bucket: bool = False
+    skip_limit: int = 10
+    mesh: str | None = None
+    save_every: int = 500
+    keep_last: int = 2
+    verify: bool = True
+    keep_checkpoints: bool = False
+    tensorboard: bool = True
+    profile: int = 0
+    model: ModelConfig = _MODEL
+    optimizer: OptimizerConfig = _OPTIMIZER
     bce_learning_rate: float | None = None
 
+    # training.FitConfig checks what it takes from here
     def __post_init__(self):
-        for name in ("seeds", "steps", "batch_size", "eval_every", "patience"):
-            if getattr(self, name) is not None:
-                check(name, getattr(self, name), low=1)
+        check("seeds", self.seeds, low=1)
+        check("save_every", self.save_every, low=1)
+        check("keep_last", self.keep_last, low=1)
+        check("profile", self.profile, low=0)
         check("validation", self.validation, low=0, high=1, open_low=True)
         if self.bce_learning_rate is not None:
             check("bce_learning_rate", self.bce_learning_rate, low=0, open_low=True)
@@ -117,59 +177,42 @@ class ExperimentConfig:
             )
 
 
-def check(
-    name: str,
-    value: float | int,
-    *,
-    low: float | int,
-    high: float | int = float("inf"),
-    open_low: bool = False,
-) -> None:
-    """Raise `InputError` unless `low <= value < high` (or `low < value`)."""
-    if not low <= value < high or (open_low and value == low):
-        lower = f"{'>' if open_low else '>='} {low}"
-        upper = "" if high == float("inf") else f" and < {high}"
-        raise InputError(f"{name} must be {lower}{upper}, got {value}.")
+_FEW = {
+    "losses": ("zlpr", "bce"),
+    "steps": 3000,
+    "batch_size": 128,
+    "report_every": 25,
+    "model": {"hidden": (512,), "dropout": 0.5},
+}
+_MANY = {
+    "losses": ("zlpr",),
+    "steps": 1000,
+    "batch_size": 512,
+    "report_every": 5,
+    "model": {"hidden": (128,), "dropout": 0.0},
+}
 
 
-class Settled(NamedTuple):
-    """The settings whose defaults depend on the number of labels, decided."""
-
-    losses: tuple[str, ...]
-    model: ModelConfig
-    steps: int
-    batch_size: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as a dict that `json.dumps` takes."""
-        return {**self._asdict(), "model": dataclasses.asdict(self.model)}
-
-
-_FEW = Settled(("zlpr", "bce"), ModelConfig(hidden=(512,), dropout=0.5), 3000, 128)
-_MANY = Settled(("zlpr",), ModelConfig(hidden=(128,), dropout=0.0), 1000, 512)
-
-
-def settle(config: ExperimentConfig, labels: int) -> Settled:
+def settle(config: Config, labels: int) -> Config:
     """Decide what the settings leave open for a set with this many labels.
 
     Raises:
         InputError: If they ask for what so many labels do not allow.
     """
     many = labels > LINEAR_LABELS
-    default = _MANY if many else _FEW
     if many and "bce" in (config.losses or ()):
         raise InputError(
             f"bce needs the scores of all {labels} labels at once; above "
             f"{LINEAR_LABELS} labels give --losses zlpr alone."
         )
-    open_in_model = {
-        name: getattr(default.model, name)
-        for name in ("hidden", "dropout")
-        if getattr(config.model, name) is None
+    return _filled(config, _MANY if many else _FEW)
+
+
+def _filled(config: Any, defaults: Mapping[str, Any]) -> Any:
+    """`config` with `defaults` where it says `None`."""
+    changes = {
+        name: _filled(getattr(config, name), value) if name == "model" else value
+        for name, value in defaults.items()
+        if name == "model" or getattr(config, name) is None
     }
-    return Settled(
-        losses=config.losses or default.losses,
-        model=dataclasses.replace(config.model, **open_in_model),
-        steps=config.steps or default.steps,
-        batch_size=config.batch_size or default.batch_size,
-    )
+    return dataclasses.replace(config, **changes)

@@ -5,66 +5,51 @@ epochs, then on all training rows for that number. The test rows are scored once
 """
 
 import dataclasses
+import hashlib
 import itertools
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
+from scipy.sparse import csr_array
 
 from zlpr_jax._errors import InputError
-from zlpr_jax._task import Task
-from zlpr_jax.data.multilabel import MultilabelData, Record
+from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.data.tfidf import Tfidf
 from zlpr_jax.recipes._config import ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.recipes._problem import Problem, make_problem
 from zlpr_jax.recipes._results import print_table, summarize
+from zlpr_jax.recipes._settings import to_json
+from zlpr_jax.recipes._stages import Interrupted, Rows, Setup, Trained, train_once
 from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.training import (
+    CheckpointConfig,
     FitConfig,
     FitResult,
-    Progress,
+    MetricsLog,
+    Profile,
     ProgressBar,
     RunFolder,
     default_run,
-    evaluate,
     first_interrupt,
-    fit,
+    make_mesh,
+    parse_mesh,
+    read_json,
 )
+from zlpr_jax.training._mesh import fetch
+from zlpr_jax.training._processes import is_main, same_everywhere
+from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS, resume_command
 
 # Which rows validate never depends on the seed of a fit.
 SPLIT_SEED = 0
-
-
-class Rows(NamedTuple):
-    """Records by what they are for; `train` is `fitting` and `validation` together."""
-
-    fitting: list[Record]
-    validation: list[Record]
-    train: list[Record]
-    test: list[Record]
-
-
-class Trained(NamedTuple):
-    """One seed under one loss, scored on the test rows.
-
-    Attributes:
-        predictions: One per test row.
-        scores: Test scores at s > 0.
-        tuned: For bce, test scores at the threshold that was best on the validation
-            part.
-        steps: Steps trained.
-        interrupted: Whether Ctrl-C cut training short.
-    """
-
-    predictions: list[Any]
-    scores: dict[str, float]
-    tuned: dict[str, float] | None
-    steps: int
-    interrupted: bool
 
 
 def split(
@@ -99,8 +84,8 @@ def run_experiment(
     *,
     max_features: int = 20_000,
     top: int = 20,
-    label_shards: int = 1,
-) -> dict[str, Any]:
+    resume: bool = False,
+) -> dict[str, Any] | None:
     """Train every loss and seed, print the comparison and write the run folder.
 
     Args:
@@ -110,105 +95,156 @@ def run_experiment(
         test: Test rows, read against the schema of `train`.
         max_features: Words and word pairs kept of a text.
         top: Labels given per row where there are many.
-        label_shards: Devices that many labels are split over.
+        resume: Whether to go on with the run in `config.run`.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; `None` if Ctrl-C or SIGTERM came before the end.
 
     Raises:
-        InputError: If the data or the settings do not allow it; no folder is left.
+        InputError: If the data or the settings do not allow it, before there is a
+            folder, or training fails.
     """
-    schema = train.schema
+    schema, digests = train.schema, {"train": _digest(train), "test": _digest(test)}
     tfidf = None
     if isinstance(train.features, tuple):
         tfidf = Tfidf.fit(train.features, max_features=max_features)
         train, test = vectorize(train, tfidf), vectorize(test, tfidf)
-    settled = settle(config, train.num_labels)
-    problem = make_problem(settled, train, top=top, shards=label_shards)
-    fitting, validation = split(train, config.validation, most=problem.validation_rows)
-    rows = Rows(*(list(part) for part in (fitting, validation, train, test)))
-    settings = FitConfig(
-        steps=settled.steps,
-        batch_size=settled.batch_size,
-        eval_every=config.eval_every,
-        patience=config.patience,
-    )
+    config, mesh = settle(config, train.num_labels), _mesh(config)
+    problem = make_problem(config, train, top=top, mesh=mesh)
+    parts = split(train, config.validation, most=problem.validation_rows)
+    settings = _fit_config(config)
     optimizers = {
-        loss: _optimizer(config, loss, settled.steps) for loss in settled.losses
+        loss: _optimizer(config, loss, settings.steps) for loss in problem.tasks
     }
-    kept: FitResult | None = None
-    trained: dict[str, list[Trained]] = {loss: [] for loss in settled.losses}
-    curves: list[dict[str, Any]] = []
-    console = Console()
+    path = Path(same_everywhere(str(config.run or default_run(name))))
+    files = {
+        CONFIG: {
+            "recipe": name,
+            "train": train.path,
+            "test": test.path,
+            "sha256": digests,
+            "settings": to_json(config, absolute=True),
+            **problem.config,
+        },
+        "schema.json": {
+            "data": schema.to_json(),
+            "tfidf": tfidf and tfidf.to_json(),
+            **problem.schema,
+        },
+    }
+    events = path / "tensorboard" if config.tensorboard else None
+    console = Console(quiet=not is_main())
     with (
-        RunFolder(config.run or default_run(name)) as folder,
+        _open(path, files, resume=resume) or nullcontext() as folder,
         first_interrupt() as interrupted,
+        MetricsLog(path / "metrics.jsonl", tensorboard=events) as log,
     ):
-        folder.write_json(
-            "config.json",
-            {
-                "recipe": name,
-                "train": train.path,
-                "test": test.path,
-                "settings": dataclasses.asdict(config) | settled.to_json(),
-                **problem.config,
-            },
-        )
-        folder.write_json(
-            "schema.json",
-            {
-                "data": schema.to_json(),
-                "tfidf": tfidf and tfidf.to_json(),
-                **problem.schema,
-            },
-        )
-        with ProgressBar(console) as bar:
-            for seed, loss in itertools.product(range(config.seeds), settled.losses):
-                if interrupted.is_set():
-                    break
-
-                def log(row: Mapping[str, Any], loss=loss, seed=seed) -> None:
-                    row = {"loss": loss, "seed": seed, **row}
-                    folder.append_json("metrics.jsonl", row)
-                    curves.append(row)
-
-                task = problem.tasks[loss]
-                bar.start(f"{loss}, seed {seed}", headline=task.headline[0])
-                fitted, result = _train_once(
-                    task,
-                    optimizers[loss],
-                    dataclasses.replace(settings, seed=seed),
-                    rows,
-                    bar,
-                    log,
-                    interrupted,
+        try:
+            with ProgressBar(console) as bar:
+                setup = Setup(
+                    rows=Rows(*parts, train, test),
+                    settings=settings,
                     refit=config.refit,
-                    report_every=problem.report_every,
-                    tuning=problem.tuning if loss == "bce" else None,
+                    mesh=mesh,
+                    checkpoints=CheckpointConfig(
+                        folder=path / CHECKPOINTS,
+                        every=config.save_every,
+                        keep_last=config.keep_last,
+                        verify=config.verify,
+                    ),
+                    log=log,
+                    bar=bar,
+                    interrupted=interrupted,
                 )
-                bar.finish(f"{result.steps} steps")
-                trained[loss].append(result)
-                # the parameters of the others are let go
-                kept = kept or fitted
-        # A fit cut short counts only where there is no whole one.
-        for loss, results in trained.items():
-            whole = [result for result in results if not result.interrupted]
-            trained[loss] = whole or results
-        trained = {loss: results for loss, results in trained.items() if results}
-        assert kept is not None
-        params = problem.saved(kept.params)
-        folder.write_tree("params.safetensors", {"params": params, "state": kept.state})
-        results = _write_outcome(folder, name, problem, trained, curves, test)
-        results["interrupted"] = interrupted.is_set()
-        folder.write_json("results.json", results)
-    if results["interrupted"]:
-        console.print("interrupted: what follows was reached so far")
+                kept, trained = _train_all(setup, config, problem, optimizers)
+        except Interrupted as place:
+            _say(
+                console,
+                f"interrupted at {place}; continue with: {resume_command(path)}",
+            )
+            return None
+        columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
+        if "bce" in trained:
+            columns["bce_tuned"] = [run.tuned for run in trained["bce"] if run.tuned]
+        results = summarize(columns)
+        params, state = fetch((kept.params, kept.state))
+        if folder is not None:
+            tree = {"params": problem.saved(params), "state": state}
+            folder.write_tree("params.safetensors", tree)
+            _write_predictions(folder, name, problem, trained, log, test)
+            folder.write_json(RESULTS, results)
+            if not config.keep_checkpoints:
+                shutil.rmtree(folder.path / CHECKPOINTS)
     title = f"{name}: {len(test)} test rows"
     print_table(console, title, results, problem.headings, problem.titles)
-    for what, path in ("run folder", ""), ("picture", "curves.png"):
-        place = folder.final / path
-        console.print(f"{what}: {place}", soft_wrap=True, highlight=False)
+    _say(console, f"run folder: {path}")
+    _say(console, f"picture: {path / 'curves.png'}")
     return results
+
+
+def _train_all(
+    setup: Setup,
+    config: ExperimentConfig,
+    problem: Problem,
+    optimizers: Mapping[str, optax.GradientTransformation],
+) -> tuple[FitResult, dict[str, list[Trained]]]:
+    """Train every seed under every loss; return also the model of the first."""
+    folder = setup.checkpoints.folder.parent
+    profile = Profile(folder / "profile", config.profile) if config.profile else None
+    kept: FitResult | None = None
+    trained: dict[str, list[Trained]] = {loss: [] for loss in problem.tasks}
+    for seed, loss in itertools.product(range(config.seeds), trained):
+        fitted, result = train_once(
+            setup,
+            loss,
+            seed,
+            problem.tasks[loss],
+            optimizers[loss],
+            tuning=problem.tuning if loss == "bce" else None,
+            profile=profile,
+        )
+        trained[loss].append(result)
+        # the parameters of the others are let go
+        kept, profile = kept or fitted, None
+    assert kept is not None
+    return kept, trained
+
+
+def _open(path: Path, files: Mapping[str, Any], *, resume: bool) -> RunFolder | None:
+    """The run folder, in process 0; its errors are those of all processes."""
+    folder, error = None, ""
+    if is_main():
+        try:
+            if resume:
+                begun, now = read_json(path / CONFIG), files[CONFIG]
+                if begun.get("sha256") != now["sha256"]:
+                    raise InputError(
+                        f"{path}: the rows of {now['train']} and {now['test']} are not "
+                        "those that the run began with: put the files back, or train "
+                        "anew."
+                    )
+                folder = RunFolder.open(path)
+            else:
+                folder = RunFolder.make(path, files)
+        except InputError as problem:
+            error = str(problem)
+    if error := same_everywhere(error):
+        raise InputError(error)
+    return folder
+
+
+def _mesh(config: ExperimentConfig) -> Mesh | None:
+    if config.mesh is not None:
+        sizes = {"data": 1, "fsdp": 1, "label": 1, **parse_mesh(config.mesh)}
+        return make_mesh(data=sizes["data"], fsdp=sizes["fsdp"], label=sizes["label"])
+    if jax.process_count() > 1:
+        return make_mesh(data=jax.device_count())
+    return None
+
+
+def _fit_config(config: ExperimentConfig) -> FitConfig:
+    names = {field.name for field in dataclasses.fields(FitConfig)} - {"seed"}
+    return FitConfig(**{name: getattr(config, name) for name in names})
 
 
 def _optimizer(
@@ -221,79 +257,39 @@ def _optimizer(
     return make_optimizer(optimizer, steps)
 
 
-def _train_once(
-    task: Task,
-    tx: optax.GradientTransformation,
-    settings: FitConfig,
-    rows: Rows,
-    bar: ProgressBar,
-    log: Callable[[Mapping[str, Any]], None],
-    interrupted: threading.Event,
-    *,
-    refit: bool,
-    report_every: int,
-    tuning: Callable[..., Callable[..., Any]] | None,
-) -> tuple[FitResult, Trained]:
-    def report(progress: Progress) -> None:
-        bar.update(progress)
-        if progress.scores is not None:
-            log(
-                {
-                    "step": progress.step,
-                    "train": progress.metrics,
-                    "validation": progress.scores,
-                }
-            )
-
-    def scored(fitted: FitResult, records: Sequence[Record]):
-        size = settings.batch_size
-        return evaluate(task, fitted.params, fitted.state, records, size)
-
-    bar.stage("", settings.steps)
-    fitted = fit(
-        task,
-        tx,
-        rows.fitting,
-        settings,
-        validation=rows.validation,
-        report=report,
-        report_every=report_every,
-    )
-    tune = tuning and tuning(scored(fitted, rows.validation)[1], rows.validation)
-    # Ctrl-C may also come between two fits
-    cut_short = fitted.interrupted or interrupted.is_set()
-    if refit and not cut_short:
-        # the same number of epochs, which with more rows is more steps
-        steps = round(fitted.step * len(rows.train) / len(rows.fitting))
-        bar.stage("all rows", steps)
-        settings = dataclasses.replace(settings, steps=steps)
-        # two sets of parameters at a time would be one too many
-        del fitted
-        fitted = fit(
-            task, tx, rows.train, settings, report=bar.update, report_every=report_every
-        )
-        cut_short = fitted.interrupted
-    scores, predictions = scored(fitted, rows.test)
-    log({"step": fitted.step, "test": scores})
-    tuned = tune and task.score(tune(predictions), rows.test)
-    return fitted, Trained(predictions, scores, tuned, fitted.step, cut_short)
-
-
-def _write_outcome(
+def _write_predictions(
     folder: RunFolder,
     name: str,
     problem: Problem,
     trained: Mapping[str, Sequence[Trained]],
-    curves: Sequence[Mapping[str, Any]],
+    log: MetricsLog,
     test: MultilabelData,
-) -> dict[str, Any]:
+) -> None:
     predictions = {
         loss: [run.predictions for run in runs] for loss, runs in trained.items()
     }
-    with folder.open("predictions.jsonl") as stream:
-        stream.writelines(problem.lines(next(iter(predictions.values()))[0], test))
-    problem.draw(folder.path / "curves.png", name, curves, predictions, test)
-    columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
-    if "bce" in trained:
-        columns["bce_tuned"] = [run.tuned for run in trained["bce"] if run.tuned]
-    return summarize(columns)
+    lines = problem.lines(next(iter(predictions.values()))[0], test)
+    with folder.writing("predictions.jsonl") as path, path.open("w") as stream:
+        stream.writelines(lines)
+    with folder.writing("curves.png") as path:
+        curves = [row for row in log.rows() if row["stage"] == "search"]
+        problem.draw(path, name, curves, predictions, test)
+
+
+def _digest(data: MultilabelData) -> str:
+    """What changes with the rows of `data`."""
+    digest = hashlib.sha256(repr((data.label_names, data.ids)).encode())
+    features = data.features
+    if isinstance(features, tuple):
+        digest.update(repr(features).encode())
+    elif isinstance(features, np.ndarray):
+        digest.update(features.tobytes())
+    for matrix in (features, data.labels):
+        if isinstance(matrix, csr_array):
+            for part in (matrix.indptr, matrix.indices, matrix.data):
+                digest.update(np.asarray(part, np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,30 +1,16 @@
-"""The picture of a run: learning curves, and what else is worth a look."""
+"""Panels of the picture of a run: learning curves, and F1 by threshold."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from zlpr_jax.tasks.scores import f1_scores
 
 COLOURS = {"zlpr": "tab:blue", "bce": "tab:orange"}
 # lines of metrics.jsonl
 Curves = Sequence[Mapping[str, Any]]
-
-
-def draw(path: Path, title: str, *panels: Callable[[Axes], None]) -> None:
-    """Draw panels side by side, as a PNG."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for panel, axes in zip(panels, figure.subplots(1, len(panels)), strict=True):
-        panel(axes)
-        axes.grid(alpha=0.3)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130, metadata={"Software": "zlpr_jax"})
 
 
 def learning_curves(

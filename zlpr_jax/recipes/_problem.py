@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
@@ -13,11 +14,12 @@ from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.losses import micro_f1_threshold
 from zlpr_jax.models.mlp import MLPConfig
 from zlpr_jax.recipes import _pictures
-from zlpr_jax.recipes._config import LINEAR_LABELS, Settled
+from zlpr_jax.recipes._config import LINEAR_LABELS, ExperimentConfig
 from zlpr_jax.tasks import extreme, multilabel
 from zlpr_jax.tasks.features import feature_scaling
 from zlpr_jax.tasks.scores import MULTILABEL_SCORES
 from zlpr_jax.tasks.topk_scores import TOPK_SCORES
+from zlpr_jax.training._curves import draw_panels
 
 # Rows that validate a large set: enough to compare evaluations, soon scored.
 VALIDATION_ROWS = 5_000
@@ -33,7 +35,6 @@ class Problem(NamedTuple):
         headings: Heading of each column of the table.
         titles: Title of each score, and whether a larger one is better.
         validation_rows: Rows that validate at most.
-        report_every: Steps between looks at the progress.
         lines: `(predictions, data) -> lines of predictions.jsonl`.
         saved: `params -> params`, as the run folder keeps them.
         tuning: `(validation predictions, records) -> (predictions -> predictions)`, the
@@ -47,7 +48,6 @@ class Problem(NamedTuple):
     headings: Mapping[str, str]
     titles: Mapping[str, tuple[str, bool]]
     validation_rows: int | None
-    report_every: int
     lines: Callable[..., Iterator[str]]
     saved: Callable[[PyTree], PyTree]
     tuning: Callable[..., Callable[..., Any]]
@@ -55,15 +55,15 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    settled: Settled, train: MultilabelData, *, top: int, shards: int
+    config: ExperimentConfig, train: MultilabelData, *, top: int, mesh: Mesh | None
 ) -> Problem:
     """Build the problem of `train`, whose features are vectors.
 
     Args:
-        settled: Losses and network.
+        config: Losses and network, decided (`settle`).
         train: All training rows.
         top: Labels given per row where there are many.
-        shards: Devices that many labels are split over.
+        mesh: Devices to train on; `None` for one.
 
     Raises:
         InputError: If there is no feature, or the settings do not fit the data.
@@ -73,16 +73,16 @@ def make_problem(
     network = MLPConfig(
         features=train.num_features,
         labels=train.num_labels,
-        **dataclasses.asdict(settled.model),
+        **dataclasses.asdict(config.model),
     )
     if train.num_labels > LINEAR_LABELS:
-        return _many_labels(network, train, top=top, shards=shards)
-    if shards > 1:
+        return _many_labels(network, train, top=top, mesh=mesh)
+    if mesh is not None and mesh.shape["label"] > 1:
         raise InputError(
-            f"label_shards splits sets of more than {LINEAR_LABELS} labels; "
-            f"{train.path} has {train.num_labels}: leave it out."
+            f"the mesh axis label splits sets of more than {LINEAR_LABELS} labels; "
+            f"{train.path} has {train.num_labels}: give data=, fsdp= or both."
         )
-    return _few_labels(network, train, settled.losses)
+    return _few_labels(network, train, config.losses or ())
 
 
 def _few_labels(
@@ -101,7 +101,7 @@ def _few_labels(
             for loss, seeds in predictions.items()
         }
         labels = test.labels.toarray().astype(bool)
-        _pictures.draw(
+        draw_panels(
             path,
             title,
             lambda axes: _pictures.learning_curves(
@@ -126,7 +126,6 @@ def _few_labels(
         },
         titles=MULTILABEL_SCORES,
         validation_rows=None,
-        report_every=25,
         lines=multilabel.prediction_lines,
         saved=lambda params: params,
         tuning=tuning,
@@ -135,7 +134,7 @@ def _few_labels(
 
 
 def _many_labels(
-    network: MLPConfig, train: MultilabelData, *, top: int, shards: int
+    network: MLPConfig, train: MultilabelData, *, top: int, mesh: Mesh | None
 ) -> Problem:
     counts = np.bincount(train.labels.indices, minlength=network.labels)
     task = extreme.make(
@@ -144,12 +143,12 @@ def _many_labels(
         rows=len(train),
         scaling=feature_scaling(train),
         top=top,
-        shards=shards,
+        mesh=mesh,
     )
 
     def draw(path, title, curves, predictions, test):
         del predictions, test
-        _pictures.draw(
+        draw_panels(
             path,
             title,
             lambda axes: _pictures.learning_curves(
@@ -167,7 +166,6 @@ def _many_labels(
         headings={"zlpr": "ZLPR"},
         titles=TOPK_SCORES,
         validation_rows=VALIDATION_ROWS,
-        report_every=5,
         lines=extreme.prediction_lines,
         saved=lambda params: extreme.unsharded(params, network.labels),
         tuning=lambda predictions, records: lambda predictions: predictions,

@@ -27,7 +27,6 @@ class Config(ExperimentConfig):
             comma for a single column of zeros and ones).
         max_features: Words and word pairs kept of a text, at most.
         top: Labels predicted per row, at least 5; above 10,000 labels.
-        label_shards: Devices that the labels are split over; above 10,000 labels.
     """
 
     data: Path
@@ -36,18 +35,21 @@ class Config(ExperimentConfig):
     labels: str | None = None
     max_features: int = 20_000
     top: int = 20
-    label_shards: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check("test_share", self.test_share, low=0, high=1, open_low=True)
         check("max_features", self.max_features, low=1)
         check("top", self.top, low=5)
-        check("label_shards", self.label_shards, low=1)
 
 
-def run(config: Config) -> None:
-    """Read the files, train, print the table and write the run folder."""
+def run(config: Config, *, resume: bool = False) -> None:
+    """Read the files, train, print the table and write the run folder.
+
+    Args:
+        config: The settings.
+        resume: Whether to go on with the run in `config.run`.
+    """
     from zlpr_jax.data.multilabel import parse_label_spec, read
     from zlpr_jax.recipes._experiment import run_experiment, split
 
@@ -64,5 +66,5 @@ def run(config: Config) -> None:
         test,
         max_features=config.max_features,
         top=config.top,
-        label_shards=config.label_shards,
+        resume=resume,
     )

@@ -29,10 +29,15 @@ class Config(ExperimentConfig):
     bce_learning_rate: float | None = 2e-3
 
 
-def run(config: Config) -> None:
-    """Train, print the table and write the run folder."""
+def run(config: Config, *, resume: bool = False) -> None:
+    """Train, print the table and write the run folder.
+
+    Args:
+        config: The settings.
+        resume: Whether to go on with the run in `config.run`.
+    """
     from zlpr_jax.data.yeast import read_yeast
     from zlpr_jax.recipes._experiment import run_experiment
 
     train, test = read_yeast()
-    run_experiment("yeast", config, train, test)
+    run_experiment("yeast", config, train, test, resume=resume)
