@@ -10,6 +10,7 @@ the same `metrics.jsonl`, byte for byte.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -36,12 +37,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the moments")
     parser.add_argument("--json", action="store_true", help="one object per line")
     options = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    seed = (
+        random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    )
     print(f"seed {seed}", file=sys.stderr)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as parent:
         whole = Path(parent) / "whole"
-        told = train(whole, "training", 1e9, 0)
+        told = train(whole, "never", 0, 0)
         assert told.returncode == 0, told.stderr
         facts = json.loads(told.stderr.splitlines()[-1])
         rows = []
@@ -49,7 +52,7 @@ def main() -> int:
             # of twenty: eleven anywhere, six during a save, three after a commit
             moment = MOMENTS[0 if number % 20 < 11 else 1 if number % 20 < 17 else 2]
             after, at = {
-                "training": (0, rng.uniform(0, facts["seconds"])),
+                "training": (rng.randrange(facts["steps"]), rng.uniform(0, 0.02)),
                 "save": (rng.randrange(facts["saves"]), rng.uniform(0, facts["save"])),
                 "commit": (rng.randrange(facts["saves"]), rng.uniform(0, 0.002)),
             }[moment]
@@ -89,14 +92,19 @@ def trial(run: Path, whole: Path, moment: str, after: int, at: float) -> dict:
         default=0,
     )
     resumed = zlpr_jax("resume", str(run))
-    same = resumed.returncode == 0 and all(
-        (run / name).read_bytes() == (whole / name).read_bytes() for name in RESULTS
+    dead = killed.returncode == -signal.SIGKILL
+    same = (
+        dead
+        and resumed.returncode == 0
+        and all(
+            (run / name).read_bytes() == (whole / name).read_bytes() for name in RESULTS
+        )
     )
     if not same:
         print(resumed.stdout + resumed.stderr, file=sys.stderr)
     return {
         "moment": moment,
-        "killed": killed.returncode == -signal.SIGKILL,
+        "killed": dead,
         "newest step": step,
         "left": left,
         "same": same,
@@ -118,22 +126,21 @@ def child(moment: str, at: float, after: int, arguments: list[str]) -> int:
     """Run the command line and die at a moment of it.
 
     Args:
-        moment: `training`: `at` seconds after the first step; `save`: `at` seconds
-            into the save number `after`; `commit`: `at` seconds after its commit, with
-            the writing of digests held up.
+        moment: `training`: `at` seconds after the step number `after`; `save`: `at`
+            seconds into the save number `after`; `commit`: `at` seconds after its
+            commit, with the writing of digests held up.
         at: Seconds.
-        after: Number of a save.
+        after: Number of a step or save, over all fits.
         arguments: Of `zlpr-jax`.
     """
     from zlpr_jax import cli
-    from zlpr_jax.training import _checkpoint, _fit
+    from zlpr_jax.training import _checkpoint, _fit, _step_folders
 
-    saves, lengths = [], []
-    began = None
+    saves, lengths, steps = [], [], itertools.count()
     step, save, digests = (
         _fit.train_step,
         _checkpoint.Checkpoints.save,
-        _checkpoint.write_digests,
+        _step_folders.write_digests,
     )
 
     def die(seconds: float) -> None:
@@ -144,11 +151,8 @@ def child(moment: str, at: float, after: int, arguments: list[str]) -> int:
         threading.Thread(target=kill, daemon=True).start()
 
     def timed_step(*values, **options):
-        nonlocal began
-        if began is None:
-            began = time.perf_counter()
-            if moment == "training":
-                die(min(at, threading.TIMEOUT_MAX / 2))
+        if next(steps) == after and moment == "training":
+            die(at)
         return step(*values, **options)
 
     def timed_save(*values, **options):
@@ -167,12 +171,12 @@ def child(moment: str, at: float, after: int, arguments: list[str]) -> int:
 
     _fit.train_step = timed_step
     _checkpoint.Checkpoints.save = timed_save
-    _checkpoint.write_digests = timed_digests
+    _step_folders.write_digests = timed_digests
     status = cli.main(arguments)
     print(
         json.dumps(
             {
-                "seconds": time.perf_counter() - began,
+                "steps": next(steps),
                 "saves": len(saves),
                 "save": sorted(lengths)[len(lengths) // 2],
             }

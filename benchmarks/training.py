@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import optax
 from _command import run_figures
-from _measure import ROOT, Row, Settings, ratio, short
+from _measure import ROOT, Row, Settings, absent, short
 from rich.console import Console
 from scipy.sparse import csr_array
 
@@ -116,7 +116,10 @@ def fit_overhead(settings: Settings) -> list[Row]:
     pairs = [
         (problem.by_hand(), problem.by_fit()) for _ in range(settings.repeats or 5)
     ]
-    bare, whole = (1e3 * statistics.median(side) / problem.steps for side in zip(*pairs))
+    bare, whole = (
+        1e3 * statistics.median(side) / problem.steps
+        for side in zip(*pairs, strict=True)
+    )
     extra = statistics.median(ours / theirs - 1 for theirs, ours in pairs)
     waited = _input_wait(problem)
     return [
@@ -154,7 +157,28 @@ def _input_wait(problem: Problem) -> float:
         loop.Batches = original
 
 
-FIGURES = {fit_overhead: 0.20}
+def tpu_train_step(settings: Settings) -> list[Row] | Row:
+    """Memory of a chip, by the TPU compiler, for the train steps of both recipes."""
+    from tests.tpu_compile import INSTALLED, call
+    from tests.training.test_tpu import recipe_steps
+
+    if not INSTALLED:
+        return absent("MiB", 'needs the TPU compiler: pip install -e ".[tpu]"')
+    topology = "v5e:2x4" if settings.quick else "v5e:16x16"
+    steps = call(recipe_steps, topology, timeout=900)
+    return [
+        Row(
+            value=step["argument_mib"] + step["temp_mib"],
+            unit="MiB a chip",
+            versus=f"{short(step['state_mib'])} of it state, {short(step['temp_mib'])} "
+            f"temporary; {topology}; {', '.join(step['collectives'])}",
+            part=name,
+        )
+        for name, step in steps.items()
+    ]
+
+
+FIGURES = {fit_overhead: 0.20, tpu_train_step: None}
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))

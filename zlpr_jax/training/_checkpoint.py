@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
+from zlpr_jax.training._parameters import named_leaves
 from zlpr_jax.training._step_folders import CheckpointConfig, StepFolders
 
 
@@ -126,7 +127,7 @@ class Checkpoints:
         self.wait()
         if step == self._safe:
             return
-        arrays = _named(tree)
+        arrays = named_leaves(tree)
         if score is not None:
             score = float(score) if math.isfinite(score) else None
         self._meta = json.dumps(
@@ -186,13 +187,13 @@ class Checkpoints:
                 leaf.dtype,
                 sharding=getattr(leaf, "sharding", None) or default,
             )
-            for name, leaf in _named(like).items()
+            for name, leaf in named_leaves(like).items()
         }
         damaged: dict[int, str] = {}
         while (step := self._newest(damaged)) is not None:
             stored = self._steps.read_meta(step)
-            self._check_fit(step, stored["tree"], _description(targets))
             check(stored["meta"])
+            self._check_fit(step, stored["tree"], _description(targets))
             try:
                 arrays = self._orbax.restore(
                     self._steps.path(step),
@@ -313,18 +314,6 @@ class Checkpoints:
             good = f"the last good one is step {self._safe}"
         why = _line(error) if error else "another process failed"
         self._warn(f"checkpoint step {step} could not be written: {why}: {good}")
-
-
-def _named(tree: PyTree) -> dict[str, Any]:
-    """The leaves by their path, so that the containers do not matter to Orbax."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
-    if len(named) != len(leaves):
-        raise ValueError("two arrays of the tree have the same path: rename a key.")
-    return named
 
 
 def _description(arrays: dict[str, Any]) -> dict[str, str]:

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
-from zlpr_jax.optim._arrays import path_name
 from zlpr_jax.training._config import FitConfig
 from zlpr_jax.training._metrics import MetricsLog
+from zlpr_jax.training._parameters import named_leaves
 from zlpr_jax.training._step import StepReport
 
 # Steps that the host may be ahead of the devices. The number is fixed, and not "what
@@ -66,8 +65,7 @@ class Ledger:
         metrics: MetricsLog | None,
         report: Callable[[Progress], None],
     ):
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        self._names = [path_name(path) for path, _ in leaves]
+        self._names = list(named_leaves(params))
         self._config, self._records = config, records
         self._metrics, self._report = metrics, report
         self._pending: collections.deque[Any] = collections.deque()

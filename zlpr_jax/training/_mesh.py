@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from zlpr_jax._errors import InputError
@@ -86,8 +86,8 @@ def make_mesh(
             processes or TPU slices, some of them would have no part.
 
     Example:
-        >>> make_mesh(data=1).shape
-        OrderedDict({'data': 1, 'fsdp': 1, 'label': 1})
+        >>> dict(make_mesh(data=1).shape)
+        {'data': 1, 'fsdp': 1, 'label': 1}
     """
     shape = (data, fsdp, label)
     if min(shape) < 1:
@@ -120,7 +120,7 @@ def make_mesh(
 
 
 def param_shardings(
-    mesh: Mesh, params: PyTree, rules: Iterable[tuple[str, P]] = ()
+    mesh: Mesh | AbstractMesh, params: PyTree, rules: Iterable[tuple[str, P]] = ()
 ) -> PyTree:
     """Say where each parameter lies: by the first rule that matches its path.
 
@@ -128,7 +128,7 @@ def param_shardings(
     the last of equals. One with fewer than 16,384 elements stays whole.
 
     Args:
-        mesh: From `make_mesh`.
+        mesh: From `make_mesh`, or one without devices.
         params: Tree of arrays, or of their shapes (`jax.eval_shape`).
         rules: Pairs of a regular expression, searched for in the "/"-joined path, and
             the `PartitionSpec` of the parameters that it is found in.
@@ -142,11 +142,13 @@ def param_shardings(
 
     Example:
         >>> import jax
-        >>> from jax.sharding import PartitionSpec as P
-        >>> params = {"kernel": jax.ShapeDtypeStruct((256, 512), "float32")}
-        >>> rules = [("kernel$", P(None, "label"))]
-        >>> param_shardings(make_mesh(), params, rules)["kernel"].spec
-        PartitionSpec()
+        >>> from jax.sharding import AbstractMesh, PartitionSpec as P
+        >>> mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "label"))
+        >>> kernel = jax.ShapeDtypeStruct((256, 512), "float32")
+        >>> params = {"hidden": kernel, "output": kernel}
+        >>> placed = param_shardings(mesh, params, [("^out", P("fsdp", "label"))])
+        >>> [tuple(sharding.spec) for sharding in placed.values()]
+        [(None, 'fsdp'), ('fsdp', 'label')]
     """
     ordered = [(re.compile(pattern), spec) for pattern, spec in rules]
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -178,11 +180,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(ROWS))
 
 
-def row_parts(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
-    return math.prod(mesh.shape[axis] for axis in ROWS)
-
-
 def process_rows(mesh: Mesh, batch_size: int) -> npt.NDArray[np.int64]:
     """Return which rows of a batch this process has to build, in rising order.
 
@@ -196,12 +193,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> npt.NDArray[np.int64]:
         >>> process_rows(make_mesh(), 4)
         array([0, 1, 2, 3])
     """
-    parts = row_parts(mesh)
-    if batch_size % parts:
-        raise InputError(
-            f"the batch size must be a multiple of the {parts} devices that rows are "
-            f"split over ({_written(tuple(mesh.shape.values()))}), got {batch_size}."
-        )
+    _check_rows(mesh, batch_size)
     places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     rows = [np.arange(batch_size)[place] for place in places.values() if place]
     return np.unique(np.concatenate(rows))
@@ -221,9 +213,11 @@ def put_batch(mesh: Mesh, arrays: PyTree, batch_size: int) -> PyTree:
     Raises:
         InputError: If the rows cannot be split evenly.
     """
-    rows, sharding = process_rows(mesh, batch_size), batch_sharding(mesh)
+    _check_rows(mesh, batch_size)
+    sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(arrays, sharding)
+    rows = process_rows(mesh, batch_size)
 
     def put(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
@@ -267,6 +261,15 @@ def _grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
     )
 
 
+def _check_rows(mesh: Mesh, batch_size: int) -> None:
+    parts = math.prod(mesh.shape[axis] for axis in ROWS)
+    if batch_size % parts:
+        raise InputError(
+            f"the batch size must be a multiple of the {parts} devices that rows are "
+            f"split over ({_written(tuple(mesh.shape.values()))}), got {batch_size}."
+        )
+
+
 def _over_fsdp(parts: int, shape: tuple[int, ...]) -> P:
     fitting = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
     if parts == 1 or math.prod(shape) < SMALL or not fitting:
@@ -276,7 +279,7 @@ def _over_fsdp(parts: int, shape: tuple[int, ...]) -> P:
 
 
 def _check_rule(
-    mesh: Mesh, pattern: str, spec: P, name: str, shape: tuple[int, ...]
+    mesh: Mesh | AbstractMesh, pattern: str, spec: P, name: str, shape: tuple[int, ...]
 ) -> None:
     rule = f"the rule {pattern!r}: {spec} does not fit the parameter {name!r} of shape"
     if len(spec) > len(shape):
@@ -298,7 +301,7 @@ def _check_rule(
             )
 
 
-def _shortest(mesh: Mesh, spec: P) -> P:
+def _shortest(mesh: Mesh | AbstractMesh, spec: P) -> P:
     """Write a spec as jax writes that of a result, without mesh axes of one device.
 
     If that of the initial state were written in another way, the first step and the

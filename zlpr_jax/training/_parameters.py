@@ -10,11 +10,14 @@ import safetensors.numpy
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
+from zlpr_jax.optim._arrays import path_name
 
 
 def save_tree(path: Path, tree: PyTree) -> None:
     """Write a tree of arrays as safetensors, under "/"-joined paths."""
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(tree)}
+    arrays = {
+        name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(tree).items()
+    }
     # save_file would make the file readable to its owner only
     path.write_bytes(safetensors.numpy.save(arrays))
 
@@ -29,7 +32,7 @@ def load_tree(path: Path, like: PyTree) -> PyTree:
         stored = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from None
-    expected = dict(_named(like))
+    expected = named_leaves(like)
     if stored.keys() != expected.keys():
         different = sorted(stored.keys() ^ expected.keys())
         raise InputError(
@@ -47,9 +50,14 @@ def load_tree(path: Path, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in leaves
-    ]
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The arrays of a tree by their "/"-joined path.
+
+    Raises:
+        ValueError: If two of them have the same path.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {path_name(path): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two arrays of the tree have the same path: rename a key.")
+    return named
