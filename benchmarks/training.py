@@ -51,7 +51,7 @@ class Problem:
     def __init__(self, settings: Settings):
         self.records = rows_like_yeast()
         self.steps = 50 if settings.quick else 500
-        hidden = settings.shape((512, 256), (16,))
+        hidden = settings.shape((400, 200), (16,))
         network = MLPConfig(features=103, labels=14, hidden=hidden, dropout=0.5)
         self.task = multilabel.make(network)
         self.tx = optim.adaxw(1e-3)

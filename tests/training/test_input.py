@@ -131,6 +131,8 @@ def test_records_of_a_bucket_are_similar_and_batches_in_random_order():
     assert spread < 2 * 1000 / 64
     means = np.array([batch.mean() for batch in batches])
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+    following = [lengths[plan[i]].mean() for i in range(500, 1000)]
+    assert abs(np.corrcoef(means, following)[0, 1]) < 0.2
     # another epoch has other batches, not only another order of them
     first, second = (
         {frozenset(plan[i].tolist()) for i in range(start, start + 500)}

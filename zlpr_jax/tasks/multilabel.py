@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax.data.multilabel import MultilabelData, Record
 from zlpr_jax.losses import label_counts, zlpr_loss, zlpr_predict
@@ -100,8 +101,13 @@ def make(
         return list(outputs[: len(records)])
 
     def score(predictions, records: Sequence[Record]) -> dict[str, float]:
-        labels = label_matrix(records, config.labels)
-        return multilabel_scores(np.stack(predictions), labels)
+        labels, logits = label_matrix(records, config.labels), np.stack(predictions)
+        if not np.isfinite(logits).all():
+            raise InputError(
+                "the predictions are not finite, training has diverged: lower the "
+                "learning rate (--optimizer.learning-rate)."
+            )
+        return multilabel_scores(logits, labels)
 
     return Task(
         init=init,

@@ -19,7 +19,7 @@ from zlpr_jax.training._config import FitConfig
 from zlpr_jax.training._evaluate import evaluate
 from zlpr_jax.training._input import Batches, BucketedPlan, ShuffledPlan
 from zlpr_jax.training._interrupt import first_interrupt
-from zlpr_jax.training._ledger import Ledger, NotFinite, Progress
+from zlpr_jax.training._ledger import Ledger, Progress
 from zlpr_jax.training._mesh import process_rows, put_batch
 from zlpr_jax.training._metrics import MetricsLog
 from zlpr_jax.training._processes import any_process
@@ -233,8 +233,8 @@ def fit(
                         course.finished = True
                 if saving or stop or course.finished:
                     save(score)
-        except NotFinite:
-            save()  # skipped steps have changed nothing
+        except InputError:
+            save()  # the last finite state: skipped steps have changed nothing
             raise
     if best is not None and course.best is not None:
         params, state = best

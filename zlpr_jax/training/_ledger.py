@@ -42,10 +42,6 @@ class Progress(NamedTuple):
     message: str | None = None
 
 
-class NotFinite(InputError):
-    """Too many steps in a row were skipped."""
-
-
 class Ledger:
     """Reads the reports of steps some steps late, so that no step waits for the host.
 
@@ -71,7 +67,7 @@ class Ledger:
         self._pending: collections.deque[Any] = collections.deque()
         self.window: dict[str, list[float]] = {}
         """Sum and count of each metric since the last report."""
-        self._failure: NotFinite | None = None
+        self._failure: InputError | None = None
 
     def begin(self, step: int) -> None:
         """Start the clock at `step`; after a restore, forget the rows beyond it."""
@@ -88,7 +84,7 @@ class Ledger:
         """Read reports until at most `most` are unread.
 
         Raises:
-            NotFinite: If `skip_limit` steps in a row were skipped.
+            InputError: If `skip_limit` steps in a row were skipped.
         """
         config = self._config
         while len(self._pending) > (0 if self._failure else most):
@@ -148,7 +144,7 @@ class Ledger:
             )
         self.say(step, message)
         if in_a_row >= self._config.skip_limit and self._failure is None:
-            self._failure = NotFinite(
+            self._failure = InputError(
                 f"training stopped: {in_a_row} steps in a row were skipped, the last "
                 f"as {message}. Nothing was changed by them. Lower the learning rate "
                 "(--optimizer.learning-rate), or look at those records."
