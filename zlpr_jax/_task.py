@@ -1,7 +1,7 @@
 """The contract between a task and the training loop."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jax.sharding import PartitionSpec
 
@@ -37,6 +37,6 @@ class Task(NamedTuple):
     predict: Callable[..., Any]
     decode: Callable[..., Any]
     score: Callable[..., Any]
-    headline: tuple[str, str]
+    headline: tuple[str, Literal["max", "min"]]
     lengths: Callable[..., Any] | None = None
     rules: tuple[tuple[str, PartitionSpec], ...] = ()

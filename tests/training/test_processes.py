@@ -23,7 +23,7 @@ from zlpr_jax.tasks import multilabel
 from zlpr_jax.training import CheckpointConfig, FitConfig, evaluate, fit, make_mesh
 from zlpr_jax.training import _processes as processes
 
-STEPS, SAVE_EVERY, KILLED = 50, 10, 34
+STEPS, SAVE_EVERY, KILLED, ASKED = 50, 10, 34, 40
 
 
 def records():
@@ -52,12 +52,17 @@ def train(mesh, report, checkpoints=None):
         checkpoints=checkpoints,
         report=report,
     )
+    if result.interrupted:
+        return {"interrupted": result.step}
     scores, _ = evaluate(task, result.params, result.state, records(), 32, mesh=mesh)
     return scores
 
 
-def worker(folder, killed):
-    """One of two processes; write what it learns, line by line."""
+def worker(folder, at, number):
+    """One of two processes; write what it learns, line by line.
+
+    The second one gets the signal `number` after step `at`.
+    """
     processes.HEARTBEAT = 10  # to wait less
     processes.initialize_processes()
     index = jax.process_index()
@@ -69,8 +74,8 @@ def worker(folder, killed):
     def report(progress):
         if progress.metrics:
             write({"step": progress.step, "loss": progress.metrics["loss"]})
-        if progress.step == killed and index == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if progress.step == at and index == 1:
+            os.kill(os.getpid(), number)
 
     write(
         {
@@ -84,7 +89,7 @@ def worker(folder, killed):
     write({"scores": scores})
 
 
-def launch(folder, killed=None):
+def launch(folder, at=None, number=signal.SIGKILL):
     """Run two processes with four devices each; return their status and lines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -99,7 +104,8 @@ def launch(folder, killed=None):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),
         }
-        command = [sys.executable, __file__, str(folder), json.dumps(killed)]
+        what = json.dumps([at, number])
+        command = [sys.executable, __file__, str(folder), what]
         with (folder / f"{index}.log").open("a") as log:
             running.append(
                 subprocess.Popen(command, env=environ, stdout=log, stderr=log)
@@ -162,16 +168,23 @@ def test_when_one_dies_the_other_ends(broken):
 
 
 @pytest.mark.slow
-def test_restart_goes_on_to_the_same_end(broken, one_process):
+def test_restarts_go_on_to_the_same_end(broken, one_process):
+    """One is stopped by SIGTERM to one of the processes: both save the same step."""
     folder, _, _ = broken
     expected, scores = one_process
+    status, lines = launch(folder, ASKED, signal.SIGTERM)
+    assert status == [0, 0], (folder / "0.log").read_text()
+    stopped = lines[0][-1]["scores"]["interrupted"]
+    assert stopped in range(ASKED, ASKED + 6)
+    for own in lines:
+        assert own[-1]["scores"] == {"interrupted": stopped}
+        saved = next(iter(losses_of(own))) - 1
+        assert saved in range(SAVE_EVERY, KILLED, SAVE_EVERY), "from a checkpoint"
     status, lines = launch(folder)
     assert status == [0, 0], (folder / "0.log").read_text()
     for own in lines:
         losses = losses_of(own)
-        saved = next(iter(losses)) - 1
-        assert saved in range(SAVE_EVERY, KILLED, SAVE_EVERY), "from a checkpoint"
-        assert list(losses) == list(range(saved + 1, STEPS + 1))
+        assert list(losses) == list(range(stopped + 1, STEPS + 1))
         for step, loss in losses.items():
             assert loss == pytest.approx(expected[step], rel=1e-5), step
         assert own[-1]["scores"] == pytest.approx(scores, rel=1e-5)
@@ -267,4 +280,4 @@ def test_processes_that_jax_does_not_find(monkeypatch):
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    worker(Path(sys.argv[1]), *json.loads(sys.argv[2]))

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from zlpr_jax._errors import InputError
 from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.data.tfidf import Tfidf
-from zlpr_jax.recipes._config import ExperimentConfig, settle
+from zlpr_jax.recipes._config import LINEAR_LABELS, ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.recipes._problem import Problem, make_problem
 from zlpr_jax.recipes._results import print_table, summarize
@@ -109,7 +109,7 @@ def run_experiment(
     if isinstance(train.features, tuple):
         tfidf = Tfidf.fit(train.features, max_features=max_features)
         train, test = vectorize(train, tfidf), vectorize(test, tfidf)
-    config, mesh = settle(config, train.num_labels), _mesh(config)
+    config, mesh = settle(config, train.num_labels), _mesh(config, train.num_labels)
     problem = make_problem(config, train, top=top, mesh=mesh)
     parts = split(train, config.validation, most=problem.validation_rows)
     settings = _fit_config(config)
@@ -233,13 +233,14 @@ def _open(path: Path, files: Mapping[str, Any], *, resume: bool) -> RunFolder | 
     return folder
 
 
-def _mesh(config: ExperimentConfig) -> Mesh | None:
+def _mesh(config: ExperimentConfig, labels: int) -> Mesh | None:
     if config.mesh is not None:
         sizes = {"data": 1, "fsdp": 1, "label": 1, **parse_mesh(config.mesh)}
         return make_mesh(data=sizes["data"], fsdp=sizes["fsdp"], label=sizes["label"])
     if jax.process_count() > 1:
         return make_mesh(data=jax.device_count())
-    return None
+    # so many are padded as they are on any mesh: the run can go on on another one
+    return make_mesh() if labels > LINEAR_LABELS else None
 
 
 def _fit_config(config: ExperimentConfig) -> FitConfig:

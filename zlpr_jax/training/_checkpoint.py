@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
 from zlpr_jax.training._parameters import named_leaves
+from zlpr_jax.training._processes import any_process, is_main
 from zlpr_jax.training._step_folders import CheckpointConfig, StepFolders
 
 
@@ -76,7 +77,7 @@ class Checkpoints:
     ):
         self._name = config.folder
         self._warn = warn
-        self._first = jax.process_index() == 0
+        self._first = is_main()
         self._steps = StepFolders(
             config, direction, f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"
         )
@@ -88,7 +89,11 @@ class Checkpoints:
         self._failed = False  # whether the newest save was lost
         if self._first:
             try:
-                self._steps.tidy()
+                for step in self._steps.tidy():
+                    warn(
+                        f"checkpoint step {step} was cut off while it was written (it "
+                        "has no digests.json): removed"
+                    )
             except OSError as error:
                 raise InputError(
                     f"{config.folder}: checkpoints cannot be kept there: {error}: "
@@ -153,7 +158,7 @@ class Checkpoints:
         self._done.wait()
         step, self._running = self._running, None
         error, self._error = self._error, None
-        self._failed = _any_process(error is not None)
+        self._failed = any_process(error is not None)
         if self._failed:
             self._report(step, error)
         else:
@@ -326,12 +331,6 @@ def _description(arrays: dict[str, Any]) -> dict[str, str]:
 def _filled(arrays: dict[str, Any]) -> dict[str, Any]:
     """All but those without an element, which Orbax refuses."""
     return {name: leaf for name, leaf in arrays.items() if leaf.size}
-
-
-def _any_process(flag: bool) -> bool:
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def _line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from zlpr_jax.training._interrupt import first_interrupt
 from zlpr_jax.training._ledger import Ledger, Progress
 from zlpr_jax.training._mesh import process_rows, put_batch
 from zlpr_jax.training._metrics import MetricsLog
-from zlpr_jax.training._processes import any_process
+from zlpr_jax.training._processes import from_each_process
 from zlpr_jax.training._profile import Profile
 from zlpr_jax.training._state import start_of
 from zlpr_jax.training._step import StepOptions, train_step
@@ -207,12 +207,16 @@ def fit(
                 if tracing is not None:
                     tracing.step(step)
                 number, indices, arrays = next(batches)
-                batch = arrays if mesh is None else put_batch(mesh, arrays, size)
-                train, told = train_step(task, tx, options, mesh, train, batch)
+                asked = ()
+                if mesh is not None:
+                    arrays = put_batch(mesh, arrays, size)
+                    asked = (from_each_process(mesh, interrupted.is_set()),)
+                train, told = train_step(task, tx, options, mesh, train, arrays, *asked)
                 step = number + 1
                 ledger.add(step, indices, told)
 
-                stop = _agreed(interrupted.is_set(), step, config)
+                # several processes have to agree on the step
+                stop = interrupted.is_set() if mesh is None else ledger.stop
                 course.finished = step == config.steps
                 evaluating = config.evaluates(step)
                 saving = checkpoints is not None and step % checkpoints.every == 0
@@ -257,13 +261,6 @@ def _batches(
         plan = ShuffledPlan(len(records), size, config.seed)
     rows = None if mesh is None else process_rows(mesh, size)
     return Batches(task, records, plan, batch_size=size, steps=config.steps, rows=rows)
-
-
-def _agreed(flag: bool, step: int, config: FitConfig) -> bool:
-    """Whether any process was interrupted; asked only now and then, for its cost."""
-    if jax.process_count() == 1:
-        return flag
-    return step % config.report_every == 0 and any_process(flag)
 
 
 def _describe(

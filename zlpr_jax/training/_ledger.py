@@ -67,6 +67,8 @@ class Ledger:
         self._pending: collections.deque[Any] = collections.deque()
         self.window: dict[str, list[float]] = {}
         """Sum and count of each metric since the last report."""
+        self.stop = False
+        """Whether a step said that some process was asked to stop."""
         self._failure: InputError | None = None
 
     def begin(self, step: int) -> None:
@@ -89,6 +91,7 @@ class Ledger:
         config = self._config
         while len(self._pending) > (0 if self._failure else most):
             step, indices, told = self._pending.popleft()
+            self.stop |= told.stop is not None and bool(told.stop)
             if skipped := int(told.skipped):
                 self._skipped(step, indices, told, skipped)
             else:

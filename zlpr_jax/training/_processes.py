@@ -1,5 +1,6 @@
 """One program on several hosts: who is who, and what they agree on."""
 
+import functools
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from zlpr_jax._errors import InputError
 
@@ -123,6 +125,19 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+@functools.lru_cache(maxsize=4)
+def from_each_process(mesh: Mesh, flag: bool) -> jax.Array:
+    """Give the flags of all processes as one array, an entry for each device.
+
+    Nothing is exchanged: each process knows its own entries. What a step makes of them
+    is the same everywhere.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.make_array_from_callback(
+        (mesh.size,), sharding, lambda index: np.full(1, flag)
+    )
 
 
 def same_everywhere(text: str) -> str:

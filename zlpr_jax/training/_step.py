@@ -39,11 +39,13 @@ class StepReport(NamedTuple):
         skipped: Steps skipped in a row, this one the last; 0 if it was not.
         finite: Whether the gradient of each parameter was finite, and the loss; in the
             order of the parameters' leaves, the loss last.
+        stop: Whether any process was asked to stop, if that was given.
     """
 
     metrics: dict[str, Float[Array, "2"]]
     skipped: Int[Array, ""]
     finite: Bool[Array, " leaves"]
+    stop: Bool[Array, ""] | None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -54,6 +56,7 @@ def train_step(
     mesh: Mesh | None,
     train: TrainState,
     batch: PyTree,
+    stop: Bool[Array, " devices"] | None = None,
 ) -> tuple[TrainState, StepReport]:
     """Do one step.
 
@@ -68,6 +71,8 @@ def train_step(
         mesh: The devices; `None` for the default one.
         train: The state, which is written over.
         batch: Arrays of one batch.
+        stop: Whether each device's process was asked to stop (`from_each_process`): so
+            they agree on the last step without waiting for each other.
 
     Returns:
         The new state and a `StepReport`.
@@ -94,7 +99,8 @@ def train_step(
     skipped = jnp.where(ok, 0, train.skipped + 1)
     new = TrainState(train.step + 1, skipped, train.key, params, state, opt_state, ema)
     pairs = {name: jnp.stack(pair) for name, pair in metrics.items()}
-    told = StepReport(pairs, skipped, finite)
+    asked = None if stop is None else stop.any()
+    told = StepReport(pairs, skipped, finite, asked)
     if mesh is not None:
         places = state_shardings(task, tx, mesh, new), replicated(mesh)
         new, told = jax.lax.with_sharding_constraint((new, told), places)

@@ -81,8 +81,11 @@ class StepFolders:
         """Read what `write_meta` wrote."""
         return json.loads((self.path(step) / _META).read_text())
 
-    def tidy(self) -> None:
+    def tidy(self) -> list[int]:
         """Remove what saves and removals that were cut off have left.
+
+        Returns:
+            The steps among them, which were cut off between their files and digests.
 
         Raises:
             InputError: If there is a step that this library did not write.
@@ -91,7 +94,9 @@ class StepFolders:
         for pattern in (self._leftovers, "removed-*"):
             for path in self._folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
-        for path in map(self.path, self._steps()):
+        unfinished = []
+        for step in self._steps():
+            path = self.path(step)
             if (path / DIGESTS).exists():
                 continue
             if not (path / _META).exists():
@@ -100,6 +105,8 @@ class StepFolders:
                     "for checkpoints."
                 )
             self._remove(path)
+            unfinished.append(step)
+        return unfinished
 
     def finish(self, folder: Path) -> None:
         """Write the digests of a step, then remove the steps that it replaces."""
