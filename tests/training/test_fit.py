@@ -17,6 +17,7 @@ from zlpr_jax.training import (
     CheckpointConfig,
     FitConfig,
     MetricsLog,
+    _fit,
     evaluate,
     fit,
     predict,
@@ -315,6 +316,16 @@ def test_a_resumed_fit_says_so_and_where(tmp_path):
     reports = []
     run(tmp_path, report=reports.append)
     assert reports[0].message.startswith("resumed at step 3")
+    assert "libraries" not in reports[0].message
+
+
+def test_other_libraries_are_said(tmp_path, monkeypatch):
+    run(tmp_path, stop_at=35)
+    now = _fit._versions()
+    monkeypatch.setattr(_fit, "_versions", lambda: now | {"jax": "9.9"})
+    reports = []
+    run(tmp_path, report=reports.append)
+    assert f"jax was {now['jax']} and is 9.9" in reports[0].message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
@@ -159,9 +160,9 @@ def fit(
         tracing = None if profile is None else stack.enter_context(profile.session())
 
         # -- Go on from a checkpoint
-        saves = None
-        described = _describe(config, records, validation)
+        saves, described, other = None, {}, ""
         if checkpoints is not None:
+            described = _describe(config, records, validation)
             saves = Checkpoints(
                 checkpoints,
                 direction=task.headline[1],
@@ -177,6 +178,7 @@ def fit(
                 course = _Course(**found.meta["course"])
                 ledger.window = found.meta["window"]
                 batches.set_state(found.meta["iterator"])
+                other = _other_versions(found.meta["fit"]["versions"])
         if train is None:
             train = start.init(jax.random.key(config.seed), initial)
             if validation is not None:
@@ -185,7 +187,7 @@ def fit(
             ledger.begin(step)
             if step:
                 known = {} if course.best is None else {task.headline[0]: course.best}
-                ledger.say(step, f"resumed at step {step}", known or None)
+                ledger.say(step, f"resumed at step {step}{other}", known or None)
 
         def save(score: float | None = None) -> None:
             if saves is None:
@@ -271,8 +273,24 @@ def _describe(
         **dataclasses.asdict(config),
         "records": len(records),
         "validation records": None if validation is None else len(validation),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": _versions(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _other_versions(saved: dict[str, str]) -> str:
+    changes = [
+        f"{name} was {saved.get(name)} and is {version}"
+        for name, version in _versions().items()
+        if saved.get(name) != version
+    ]
+    if not changes:
+        return ""
+    return f", with other libraries: numbers may differ ({'; '.join(changes)})"
 
 
 def _check(saved: dict[str, Any], now: dict[str, Any]) -> None:
