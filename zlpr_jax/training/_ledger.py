@@ -131,8 +131,8 @@ class Ledger:
         *finite, loss = np.asarray(told.finite).tolist()
         names = [n for n, ok in zip(self._names, finite, strict=True) if not ok]
         ids = [_record_id(self._records, index) for index in indices.tolist()]
-        what = [f"the gradient of {_some(names)}"] * bool(names)
-        what += ["the loss"] * (not loss)
+        what = ["the loss"] * (not loss)
+        what += [f"the gradient of {_some(names)}"] * bool(names)
         verb = "is" if len(what) == 1 else "are"
         message = (
             f"step {step} skipped: {' and '.join(what)} {verb} not finite "
