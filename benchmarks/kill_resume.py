@@ -139,7 +139,7 @@ def child(moment: str, at: float, after: int, arguments: list[str]) -> int:
     saves, lengths, steps = [], [], itertools.count()
     step, save, digests = (
         _fit.train_step,
-        _checkpoint.Checkpoints.save,
+        _checkpoint.ocp.AsyncCheckpointer.save,  # of those that write something
         _step_folders.write_digests,
     )
 
@@ -170,7 +170,7 @@ def child(moment: str, at: float, after: int, arguments: list[str]) -> int:
         return result
 
     _fit.train_step = timed_step
-    _checkpoint.Checkpoints.save = timed_save
+    _checkpoint.ocp.AsyncCheckpointer.save = timed_save
     _step_folders.write_digests = timed_digests
     status = cli.main(arguments)
     print(

@@ -1,11 +1,13 @@
 """Checkpoints: Orbax writes them, digests tell whether they are whole."""
 
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,7 @@ class Checkpoints:
         # instance has a filter of its own, which it alone removes.
         self._filter = lambda record: _demote(record)
         logging.getLogger("absl").addFilter(self._filter)
+        _hide_late_writes()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -345,3 +348,33 @@ def _demote(record: logging.LogRecord) -> bool:
         return True
     record.levelno, record.levelname = logging.INFO, "INFO"
     return logging.getLogger("absl").isEnabledFor(logging.INFO)
+
+
+@functools.cache
+def _hide_late_writes() -> None:
+    """Let the writes that end after a failed one print no tracebacks.
+
+    Orbax closes its event loop at the first write that fails. TensorStore still tells
+    that loop of the others, from its own threads, in which nobody catches the error;
+    and nobody asks for the error of the tasks that waited for them.
+    """
+    inner = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        trace = unraisable.exc_traceback
+        if (
+            unraisable.exc_type is RuntimeError
+            and str(unraisable.exc_value) == "Event loop is closed"
+            and trace is not None
+            and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
+        ):
+            return
+        inner(unraisable)
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        forgotten = text.startswith("Task ") and f"{os.sep}orbax{os.sep}" in text
+        return not forgotten
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(keep)
