@@ -17,6 +17,7 @@ LEVELS = {
     "_task": 0,
     "losses": 1,
     "optim": 1,
+    "estimators": 1,
     "nn": 2,
     "data": 2,
     "models": 3,

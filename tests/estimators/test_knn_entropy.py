@@ -1,0 +1,306 @@
+"""The estimator against KD-trees, closed forms and the identities that hold exactly."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy.special import digamma, gammaln
+from scipy.stats import differential_entropy
+from sklearn.neighbors import KDTree
+
+from zlpr_jax.estimators import (
+    gaussian_entropy_bound,
+    gaussian_knn_entropy,
+    gaussian_radius,
+    radius_statistics,
+)
+from zlpr_jax.estimators import knn_entropy as eager_knn_entropy
+
+knn_entropy = jax.jit(
+    eager_knn_entropy, static_argnames=("k", "metric", "block_size", "axis_name")
+)
+
+
+def oracle(samples, k=1, metric="euclidean"):
+    """The estimate in float64, neighbours found by a KD-tree."""
+    n, d = samples.shape
+    ball = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
+    volume = ball if metric == "euclidean" else d * np.log(2)
+    tree = KDTree(samples, metric=metric)
+    distance = tree.query(samples, k + 1)[0][:, k]
+    return digamma(n) - digamma(k) + volume + d * np.log(distance).mean()
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "chebyshev"])
+@pytest.mark.parametrize(
+    ("d", "k", "block_size"),
+    [(1, 1, None), (5, 3, 7), (5, 1, 1000), (16, 2, 100), (130, 4, None), (130, 1, 64)],
+)
+def test_equals_a_kd_tree(metric, block_size, d, k):
+    samples = normal(d, 300, d) * np.geomspace(0.1, 10, d)
+    expected = oracle(samples, k, metric)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(samples)
+        value = knn_entropy(wide, k, metric=metric, block_size=block_size)
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, expected, rtol=1e-10)
+    single = samples.astype(np.float32)
+    value = knn_entropy(jnp.asarray(single), k, metric=metric, block_size=block_size)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, oracle(single.astype(float), k, metric), 1e-4)
+
+
+def test_near_pairs_far_from_the_origin():
+    """|x|^2 - 2xy + |y|^2 would not know the nearest of these."""
+    samples = (1000 + normal(0, 400, 4) * 0.01).astype(np.float32)
+    value = knn_entropy(jnp.asarray(samples))
+    np.testing.assert_allclose(value, oracle(samples.astype(float)), 1e-4)
+
+
+def test_published_value_of_another_estimator():
+    """SciPy's is by spacings in one dimension: the same quantity, loosely."""
+    samples = normal(0, 4000, 1)
+    expected = differential_entropy(samples[:, 0])
+    np.testing.assert_allclose(knn_entropy(jnp.asarray(samples)), expected, atol=0.06)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "chebyshev"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_gradient(metric, k):
+    samples = normal(1, 200, 6)
+    with jax.enable_x64(True):
+        z = jnp.asarray(samples)
+        estimate = functools.partial(eager_knn_entropy, k=k, metric=metric)
+        gradient = jax.jit(jax.grad(estimate))(z)
+        # scaling, translation and the difference quotient of the oracle
+        np.testing.assert_allclose((z * gradient).sum(), 6, rtol=1e-10)
+        np.testing.assert_allclose(gradient.sum(0), np.zeros(6), atol=1e-10)
+        along = normal(2, 200, 6)
+        up, down = (oracle(samples + h * along, k, metric) for h in (1e-6, -1e-6))
+        difference = (up - down) / 2e-6
+        np.testing.assert_allclose((gradient * along).sum(), difference, rtol=1e-5)
+    estimate = functools.partial(estimate, block_size=30)
+    gradient = jax.jit(jax.grad(estimate))(jnp.asarray(samples, jnp.float32))
+    np.testing.assert_allclose((samples * gradient).sum(), 6, rtol=1e-5)
+    np.testing.assert_allclose(gradient.sum(0), np.zeros(6), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 7.0, 1e30])
+def test_scale(scale):
+    samples = jnp.asarray(normal(3, 256, 8), jnp.float32)
+    moved = knn_entropy(samples * scale) - 8 * np.log(scale)
+    np.testing.assert_allclose(moved, knn_entropy(samples), rtol=1e-5)
+
+
+def test_rotation_and_translation():
+    samples = normal(4, 500, 8)
+    turn, _ = np.linalg.qr(normal(5, 8, 8))
+    moved = (samples @ turn + 3).astype(np.float32)
+    first = knn_entropy(jnp.asarray(samples, jnp.float32))
+    np.testing.assert_allclose(knn_entropy(jnp.asarray(moved)), first, rtol=1e-5)
+
+
+def repeated(draw, k=1, count=20_000, repeats=8):
+    """Mean and standard error of estimates of several draws."""
+    values = [
+        float(knn_entropy(jnp.asarray(draw(seed, count), jnp.float32), k))
+        for seed in range(repeats)
+    ]
+    return np.mean(values), np.std(values, ddof=1) / np.sqrt(repeats)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [1, 2])
+def test_correlated_gaussian(d):
+    mixing = np.tril(normal(6, d, d)) + 2 * np.eye(d)
+    expected = d / 2 * np.log(2 * np.pi * np.e) + np.log(np.diag(mixing)).sum()
+    mean, error = repeated(lambda seed, n: normal(seed, n, d) @ mixing.T)
+    assert abs(mean - expected) < 3 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [1, 2])
+def test_uniform_cube(d):
+    mean, error = repeated(lambda s, n: np.random.default_rng(s).uniform(size=(n, d)))
+    assert abs(mean) < 3 * error
+
+
+def test_equal_samples_stay_finite():
+    z = jnp.asarray(normal(7, 64, 3), jnp.float32)
+    z = z.at[10].set(z[20]).at[11].set(z[20])
+    value, gradient = jax.jit(jax.value_and_grad(eager_knn_entropy))(z)
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(gradient)
+    assert not gradient[10].any()
+    assert value < knn_entropy(z.at[10].add(0.1).at[11].add(-0.1))
+    assert jnp.isfinite(knn_entropy(jnp.zeros((5, 2))))
+
+
+def test_samples_that_do_not_count():
+    z = normal(8, 90, 4)
+    where = np.arange(90) % 3 > 0
+    padded = jnp.asarray(np.where(where[:, None], z, np.nan), jnp.float32)
+    masked = lambda z, where: knn_entropy(z, 2, where=where)
+    expected = oracle(z[where], 2)
+    np.testing.assert_allclose(masked(padded, jnp.asarray(where)), expected, rtol=1e-5)
+    gradient = jax.jit(jax.grad(masked))(padded, jnp.asarray(where))
+    assert jnp.isfinite(gradient).all()
+    assert not gradient[~where].any()
+    assert jnp.isnan(masked(padded, jnp.arange(90) < 2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite_show(value):
+    z = jnp.asarray(normal(9, 20, 2), jnp.float32)
+    assert not jnp.isfinite(knn_entropy(z.at[3, 0].set(value)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_single(dtype):
+    z = jnp.asarray(normal(10, 200, 3), dtype)
+    value, gradient = jax.jit(jax.value_and_grad(eager_knn_entropy))(z)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(value, knn_entropy(z.astype(jnp.float32)))
+
+
+def test_vmap_and_jit():
+    z = jnp.asarray(normal(11, 3, 100, 4), jnp.float32)
+    each = jnp.stack([knn_entropy(part, 2) for part in z])
+    np.testing.assert_allclose(jax.vmap(lambda z: knn_entropy(z, 2))(z), each, 1e-6)
+    blocks = jax.jit(jax.vmap(lambda z: knn_entropy(z, 2, block_size=33)))(z)
+    np.testing.assert_allclose(blocks, each, 1e-6)
+
+
+# -- several devices: 96 samples over 8
+
+
+SAMPLES = normal(12, 96, 5).astype(np.float32)
+
+
+def alone(z, k=1):
+    return jax.jit(jax.value_and_grad(lambda z: eager_knn_entropy(z, k)))(z)
+
+
+@pytest.mark.parametrize("block_size", [None, 20])
+def test_jit_over_sharded_samples(block_size):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    z = jax.device_put(SAMPLES, NamedSharding(mesh, PartitionSpec("data")))
+    value = jax.jit(jax.value_and_grad(lambda z: knn_entropy(z, block_size=block_size)))
+    chex.assert_trees_all_close(value(z), alone(jnp.asarray(SAMPLES)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("block_size", [None, 5])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(check_vma, block_size):
+    """The gradient of a parameter: by the samples of all devices."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    matrix = jnp.asarray(normal(13, 5, 5), jnp.float32)
+
+    def loss(matrix, z):
+        return knn_entropy(
+            jnp.tanh(z @ matrix), 2, axis_name="data", block_size=block_size
+        )
+
+    def step(matrix, z):
+        value, gradient = jax.value_and_grad(loss)(matrix, z)
+        if not check_vma:
+            gradient = jax.lax.pmean(gradient, "data")
+        return value, gradient
+
+    whole = PartitionSpec()
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(whole, PartitionSpec("data")),
+        out_specs=(whole, whole),
+        check_vma=check_vma,
+    )
+    expected = jax.value_and_grad(lambda m: knn_entropy(jnp.tanh(SAMPLES @ m), 2))(
+        matrix
+    )
+    chex.assert_trees_all_close(
+        jax.jit(mapped)(matrix, SAMPLES), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_pmap():
+    matrix = jnp.asarray(normal(13, 5, 5), jnp.float32)
+
+    def step(matrix, z):
+        value, gradient = jax.value_and_grad(
+            lambda m: knn_entropy(jnp.tanh(z @ m), axis_name="batch")
+        )(matrix)
+        return value, jax.lax.pmean(gradient, "batch")
+
+    mapped = jax.pmap(step, axis_name="batch", in_axes=(None, 0))
+    value, gradient = mapped(matrix, SAMPLES.reshape(8, 12, 5))
+    expected = jax.value_and_grad(lambda m: knn_entropy(jnp.tanh(SAMPLES @ m)))(matrix)
+    for device in range(8):
+        chex.assert_trees_all_close(
+            (value[device], gradient[device]), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_memory_is_that_of_a_block():
+    """60,000 x 60,000 distances would be 14.4 GB."""
+    shape = jax.ShapeDtypeStruct((60_000, 16), jnp.float32)
+    for function in (eager_knn_entropy, jax.grad(eager_knn_entropy)):
+        memory = jax.jit(function).lower(shape).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 250e6
+
+
+# -- what estimates are compared with
+
+
+def test_bound_is_the_entropy_of_a_gaussian():
+    variances = np.array([0.5, 1, 4.0])
+    expected = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * np.diag(variances))[1]
+    bound = gaussian_entropy_bound(jnp.asarray(variances))
+    np.testing.assert_allclose(bound, expected, rtol=1e-6)
+
+
+def test_reference_is_biased_as_measured():
+    """The bias at d = 16, N = 256 and N = 1024 from 200 draws of another program."""
+    bound = float(gaussian_entropy_bound(jnp.ones(16)))
+    for count, bias in ((256, 0.70), (1024, 0.45)):
+        estimates = gaussian_knn_entropy(count, 16, key=jax.random.key(1))
+        assert estimates.shape == (16,)
+        error = float(estimates.std()) / 4
+        assert abs(float(estimates.mean()) - bound - bias) < 3 * error + 0.01
+
+
+def test_radius_of_gaussians():
+    for dim in (1, 2, 16):
+        z = np.random.default_rng(dim).normal(size=(200_000, dim))
+        radii = np.linalg.norm(z, axis=1)
+        expected = gaussian_radius(dim)
+        np.testing.assert_allclose(expected, (radii.mean(), radii.std()), rtol=5e-3)
+        found = radius_statistics(jnp.asarray(z, jnp.float32))
+        np.testing.assert_allclose(found, (radii.mean(), radii.std()), rtol=1e-4)
+
+
+def test_optimised_points_show():
+    """The estimate can be gamed; the shell that the points then lie in tells."""
+    z = jax.random.normal(jax.random.key(0), (100, 16))
+
+    def codes(z):
+        return (z - z.mean(0, keepdims=True)) / z.std(0, keepdims=True)
+
+    @jax.jit
+    def climb(z, _):
+        return z + 0.3 * jax.grad(lambda z: knn_entropy(codes(z)))(z), None
+
+    points = codes(jax.lax.scan(climb, z, length=2000)[0])
+    gaussian, radius = gaussian_radius(16), radius_statistics(points)
+    assert knn_entropy(points) > gaussian_entropy_bound(jnp.ones(16)) + 2
+    assert radius.std < gaussian.std / 3
+    assert abs(radius_statistics(codes(z)).std - gaussian.std) < 0.2
