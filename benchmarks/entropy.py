@@ -2,8 +2,8 @@
 
     JAX_PLATFORMS=cpu python benchmarks/entropy.py [--only NAME ...] [--json]
 
-Every estimate is of the same standard normal samples with k = 1. The peers: the KD-trees
-of SciPy (all cores) and of scikit-learn, and the usual few lines of JAX, which hold all
+Every estimate is of the same standard normal samples with k = 1. The peers: KD-trees of
+SciPy (on all cores) and of scikit-learn, and the usual few lines of JAX, which hold all
 N x N distances as |x|^2 - 2xy + |y|^2, where those fit.
 """
 

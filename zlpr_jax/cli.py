@@ -18,6 +18,7 @@ EXTRAS = {
     "grain": "grain",
     "matplotlib": "matplotlib",
     "orbax": "orbax-checkpoint",
+    "PIL": "pillow",
     "rich": "rich",
     "safetensors": "safetensors",
     "scipy": "scipy",
@@ -25,6 +26,8 @@ EXTRAS = {
     "tensorboardX": "tensorboardX",
     "tyro": "tyro",
 }
+
+_PICTURE = "PNG file to write, which must not exist (default {}.png)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,6 +106,28 @@ def _dispatch(arguments: Sequence[str]) -> int:
     predict.add_argument(
         "--threshold", type=float, default=0.0, help="predict s > THRESHOLD (default 0)"
     )
+    sample = commands.add_parser(
+        "sample",
+        help="generate images with a run of `train eae`",
+        description="Generate images with a run of `zlpr-jax train eae`.",
+    )
+    _add_run(sample)
+    sample.add_argument("--n", type=int, default=64, help="images (default 64)")
+    sample.add_argument("--out", default="samples.png", help=_PICTURE.format("samples"))
+    sample.add_argument("--seed", type=int, default=0, help="of the codes (default 0)")
+    path = commands.add_parser(
+        "interpolate",
+        help="go from image to image with a run of `train eae`",
+        description="Go from one image to another, with a run of `zlpr-jax train eae`.",
+    )
+    _add_run(path)
+    path.add_argument("--n", type=int, default=8, help="paths (default 8)")
+    path.add_argument(
+        "--steps", type=int, default=10, help="images on each path (default 10)"
+    )
+    path.add_argument("--out", default="paths.png", help=_PICTURE.format("paths"))
+    path.add_argument("--data", help="images to go between; default: generated ones")
+    path.add_argument("--seed", type=int, default=0, help="of the ends (default 0)")
     commands.add_parser("list", help="list the recipes")
 
     options = parser.parse_args(arguments)

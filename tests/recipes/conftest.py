@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from zlpr_jax.cli import main
+from zlpr_jax.recipes import _session
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +80,40 @@ def run_files():
         "schema.json",
         "tensorboard",
     }
+
+
+@pytest.fixture(scope="session")
+def stop():
+    """Let a signal, or an error, come in a fit; see `stop_fit`."""
+    return stop_fit
+
+
+def stop_fit(monkeypatch, *, fit=1, step=0, how=signal.SIGTERM):
+    """Let a signal, or an error, come at a step of the n-th fit, or before it begins.
+
+    Returns:
+        A list that holds the number of fits begun.
+    """
+    real, begun = _session.fit, [0]
+
+    def stopped(*arguments, report, **options):
+        begun[0] += 1
+        ours = begun[0] == fit
+
+        def report_and_stop(progress):
+            report(progress)
+            if ours and step and progress.step >= step and not progress.message:
+                happen()
+
+        def happen():
+            if isinstance(how, signal.Signals):
+                signal.raise_signal(how)
+            else:
+                raise how
+
+        if ours and not step:
+            happen()
+        return real(*arguments, report=report_and_stop, **options)
+
+    monkeypatch.setattr(_session, "fit", stopped)
+    return begun

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from zlpr_jax.recipes import _stages
+from zlpr_jax.recipes import _session
 from zlpr_jax.training import RunFolder
 
 # Four fits: two losses, each searching and then on all rows.
@@ -58,37 +58,6 @@ def unbroken(run, files, tmp_path_factory):
     return folder
 
 
-def stop(monkeypatch, *, fit=1, step=0, how=signal.SIGTERM):
-    """Let a signal, or an error, come at a step of the n-th fit, or before it begins.
-
-    Returns:
-        A list that holds the number of fits begun.
-    """
-    real, begun = _stages.fit, [0]
-
-    def stopped(*arguments, report, **options):
-        begun[0] += 1
-        ours = begun[0] == fit
-
-        def report_and_stop(progress):
-            report(progress)
-            if ours and step and progress.step >= step and not progress.message:
-                happen()
-
-        def happen():
-            if isinstance(how, signal.Signals):
-                signal.raise_signal(how)
-            else:
-                raise how
-
-        if ours and not step:
-            happen()
-        return real(*arguments, report=report_and_stop, **options)
-
-    monkeypatch.setattr(_stages, "fit", stopped)
-    return begun
-
-
 def assert_same(folder, other):
     assert {path.name for path in folder.iterdir()} == {
         path.name for path in other.iterdir()
@@ -107,7 +76,7 @@ def assert_same(folder, other):
     ],
 )
 def test_interrupted_and_resumed_is_never_interrupted(
-    run, train, unbroken, tmp_path, monkeypatch, fit, step, how, place
+    run, train, unbroken, tmp_path, monkeypatch, fit, step, how, place, stop
 ):
     with monkeypatch.context() as patch:
         begun = stop(patch, fit=fit, step=step, how=how)
@@ -125,7 +94,7 @@ def test_interrupted_and_resumed_is_never_interrupted(
     assert_same(folder, unbroken)
 
 
-def test_resumed_after_an_error(run, train, unbroken, tmp_path, monkeypatch):
+def test_resumed_after_an_error(run, train, unbroken, tmp_path, monkeypatch, stop):
     """As after a kill: what was written after the last checkpoint is done again."""
     with monkeypatch.context() as patch:
         stop(patch, fit=4, step=20, how=ZeroDivisionError())
@@ -153,8 +122,8 @@ def incomplete(run, files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("incomplete") / "run"
     patch = pytest.MonkeyPatch()
     with patch.context():
-        real = _stages.any_process
-        patch.setattr(_stages, "any_process", lambda flag: real(True))
+        real = _session.any_process
+        patch.setattr(_session, "any_process", lambda flag: real(True))
         patch.chdir(files)
         status, out, _ = run(
             "train", "multilabel", "--config", "settings.toml", "--run", folder
@@ -202,7 +171,9 @@ def test_resume_without_a_config(run, tmp_path, text):
     assert len(err.splitlines()) == 1
 
 
-def test_other_settings_do_not_fit_the_checkpoint(run, train, tmp_path, monkeypatch):
+def test_other_settings_do_not_fit_the_checkpoint(
+    run, train, tmp_path, monkeypatch, stop
+):
     with monkeypatch.context() as patch:
         stop(patch, step=12)
         assert train()[0] == 0
@@ -239,7 +210,7 @@ def test_train_into_an_incomplete_run_names_the_command(train, incomplete):
     assert f"go on with `zlpr-jax resume {incomplete}`" in err
 
 
-def test_resume_on_a_mesh(run, train, unbroken, tmp_path, monkeypatch):
+def test_resume_on_a_mesh(run, train, unbroken, tmp_path, monkeypatch, stop):
     with monkeypatch.context() as patch:
         stop(patch, step=12)
         assert train("--losses", "zlpr", "--no-refit")[0] == 0
@@ -290,7 +261,7 @@ def test_every_way_to_train_is_a_flag(train, tmp_path):
 
 
 def test_flags_override_the_file(train, tmp_path, files, monkeypatch):
-    monkeypatch.setattr(_stages, "any_process", lambda flag: True)
+    monkeypatch.setattr(_session, "any_process", lambda flag: True)
     assert train("--steps", "7", "--optimizer.b1", "0.5")[0] == 0
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     settings = stored["settings"]

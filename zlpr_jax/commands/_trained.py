@@ -10,6 +10,7 @@ import numpy as np
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
+from zlpr_jax.commands._complete import read_config
 from zlpr_jax.data.multilabel import (
     LabelSpec,
     MultilabelData,
@@ -23,7 +24,6 @@ from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.tasks.scores import MULTILABEL_SCORES
 from zlpr_jax.tasks.topk_scores import TOPK_SCORES
 from zlpr_jax.training import load_tree, predict, read_json
-from zlpr_jax.training._run import is_complete, resume_command
 
 
 class TrainedModel(NamedTuple):
@@ -65,15 +65,9 @@ def load_run(path: Path) -> TrainedModel:
     Raises:
         InputError: If a file is missing, damaged or does not fit the others.
     """
-    if not path.is_dir():
-        raise InputError(
-            f"{path}: no such run folder: give the folder that `zlpr-jax train` made."
-        )
-    config = read_json(path / "config.json")
-    if not is_complete(path):
-        raise InputError(
-            f"{path}: the run is not complete: finish it with `{resume_command(path)}`."
-        )
+    config = read_config(
+        path, ("yeast", "multilabel"), "`zlpr-jax sample` and `zlpr-jax interpolate`"
+    )
     stored = read_json(path / "schema.json")
     try:
         network = MLPConfig(

@@ -3,4 +3,5 @@
 RECIPES = {
     "yeast": "Mulan yeast, 14 labels; the data comes with the installation",
     "multilabel": "your own file: ARFF, svmlight, CSV, TSV or JSONL",
+    "eae": "generate images with an entropic autoencoder; MNIST digits, or your own",
 }

@@ -1,4 +1,4 @@
-"""The settings of a multi-label experiment. Standard library only, for `--help`."""
+"""The settings of recipes. Standard library only, for `--help`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -87,37 +87,18 @@ _OPTIMIZER = OptimizerConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """One comparison: the same network and seeds under each loss.
-
-    Each seed trains twice: on the training rows without the validation part, to find
-    the number of epochs with the best validation score (micro-F1, above 10,000 labels
-    P@1), then on all training rows for that number.
+class LoopConfig:
+    """What every recipe takes for its training loop and its run folder.
 
     Attributes:
         run: Run folder to make; it must not exist. By default runs/NAME, numbered.
-        losses: Losses to compare; the first one's model is kept in the run folder. By
-            default zlpr and bce. Above 10,000 labels zlpr alone: bce would need the
-            scores of all labels at once.
         seeds: Number of seeds, 0, 1, ...
-        validation: Share of the training rows that validates, in (0, 1); which rows is
-            the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
-        refit: Whether to train again on all rows. Without, the model is the one with
-            the best validation score, in half the time.
-        steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
-        batch_size: Rows per step, over all devices. By default 128, above 10,000 labels
-            512.
         eval_every: Steps between evaluations of the validation part.
-        patience: Evaluations without a better score before training stops; None never
-            stops early.
-        report_every: Steps between reports. By default 25, above 10,000 labels 5.
-        accumulate: Parts that a batch is worked off in, for less memory.
         clip_norm: Global norm that gradients are scaled down to, > 0.
         ema: Decay of a moving average of the parameters, in [0, 1), which is then what
             is evaluated and kept.
         compute_dtype: What the loss is computed in; parameters stay float32.
         remat: Compute results again in the backward pass: less memory, more time.
-        bucket: Put rows of similar length into one batch, where rows have lengths.
         skip_limit: Steps in a row that are not finite before training stops.
         mesh: How to split the work over devices, such as data=4,fsdp=2: rows over data
             and fsdp, large parameters over fsdp, above 10,000 labels the labels over
@@ -128,27 +109,15 @@ class ExperimentConfig:
         keep_checkpoints: Whether they stay when the run is complete.
         tensorboard: Whether to write TensorBoard events beside metrics.jsonl.
         profile: Steps of the first training to write a profiler trace of.
-        model: The network.
-        optimizer: The optimizer.
-        bce_learning_rate: Learning rate for bce where it needs its own.
     """
 
     run: Path | None = None
-    losses: tuple[Literal["zlpr", "bce"], ...] | None = None
     seeds: int = 1
-    validation: float = 0.2
-    refit: bool = True
-    steps: int | None = None
-    batch_size: int | None = None
     eval_every: int = 50
-    patience: int | None = 20
-    report_every: int | None = None
-    accumulate: int = 1
     clip_norm: float | None = None
     ema: float | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    bucket: bool = False
     skip_limit: int = 10
     mesh: str | None = None
     save_every: int = 500
@@ -157,9 +126,6 @@ class ExperimentConfig:
     keep_checkpoints: bool = False
     tensorboard: bool = True
     profile: int = 0
-    model: ModelConfig = _MODEL
-    optimizer: OptimizerConfig = _OPTIMIZER
-    bce_learning_rate: float | None = None
 
     # training.FitConfig checks what it takes from here
     def __post_init__(self):
@@ -167,6 +133,52 @@ class ExperimentConfig:
         check("save_every", self.save_every, low=1)
         check("keep_last", self.keep_last, low=1)
         check("profile", self.profile, low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(LoopConfig):
+    """One comparison: the same network and seeds under each loss.
+
+    Each seed trains twice: on the training rows without the validation part, to find
+    the number of epochs with the best validation score (micro-F1, above 10,000 labels
+    P@1), then on all training rows for that number.
+
+    Attributes:
+        losses: Losses to compare; the first one's model is kept in the run folder. By
+            default zlpr and bce. Above 10,000 labels zlpr alone: bce would need the
+            scores of all labels at once.
+        validation: Share of the training rows that validates, in (0, 1); which rows is
+            the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
+        refit: Whether to train again on all rows. Without, the model is the one with
+            the best validation score, in half the time.
+        steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
+        batch_size: Rows per step, over all devices. By default 128, above 10,000 labels
+            512.
+        patience: Evaluations without a better score before training stops; None never
+            stops early.
+        report_every: Steps between reports. By default 25, above 10,000 labels 5.
+        accumulate: Parts that a batch is worked off in, for less memory.
+        bucket: Put rows of similar length into one batch, where rows have lengths.
+        model: The network.
+        optimizer: The optimizer.
+        bce_learning_rate: Learning rate for bce where it needs its own.
+    """
+
+    losses: tuple[Literal["zlpr", "bce"], ...] | None = None
+    validation: float = 0.2
+    refit: bool = True
+    steps: int | None = None
+    batch_size: int | None = None
+    patience: int | None = 20
+    report_every: int | None = None
+    accumulate: int = 1
+    bucket: bool = False
+    model: ModelConfig = _MODEL
+    optimizer: OptimizerConfig = _OPTIMIZER
+    bce_learning_rate: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
         check("validation", self.validation, low=0, high=1, open_low=True)
         if self.bce_learning_rate is not None:
             check("bce_learning_rate", self.bce_learning_rate, low=0, open_low=True)

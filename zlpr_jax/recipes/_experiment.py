@@ -9,14 +9,10 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from rich.console import Console
 from scipy.sparse import csr_array
 
@@ -27,26 +23,23 @@ from zlpr_jax.recipes._config import LINEAR_LABELS, ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.recipes._problem import Problem, make_problem
 from zlpr_jax.recipes._results import print_table, summarize
-from zlpr_jax.recipes._settings import to_json
-from zlpr_jax.recipes._stages import Interrupted, Rows, Setup, Trained, train_once
-from zlpr_jax.tasks.features import vectorize
-from zlpr_jax.training import (
-    CheckpointConfig,
-    FitConfig,
-    FitResult,
-    MetricsLog,
-    Profile,
-    ProgressBar,
-    RunFolder,
-    default_run,
-    first_interrupt,
-    make_mesh,
-    parse_mesh,
-    read_json,
+from zlpr_jax.recipes._session import (
+    Interrupted,
+    Session,
+    fit_config,
+    interrupted_message,
+    mesh_of,
+    open_session,
+    run_path,
+    say,
 )
+from zlpr_jax.recipes._settings import to_json
+from zlpr_jax.recipes._stages import Rows, Trained, train_once
+from zlpr_jax.tasks.features import vectorize
+from zlpr_jax.training import FitResult, Profile, make_mesh
 from zlpr_jax.training._mesh import fetch
-from zlpr_jax.training._processes import is_main, same_everywhere
-from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS, resume_command
+from zlpr_jax.training._processes import is_main
+from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS
 
 # Which rows validate never depends on the seed of a fit.
 SPLIT_SEED = 0
@@ -109,14 +102,17 @@ def run_experiment(
     if isinstance(train.features, tuple):
         tfidf = Tfidf.fit(train.features, max_features=max_features)
         train, test = vectorize(train, tfidf), vectorize(test, tfidf)
-    config, mesh = settle(config, train.num_labels), _mesh(config, train.num_labels)
+    config, mesh = settle(config, train.num_labels), mesh_of(config)
+    if mesh is None and train.num_labels > LINEAR_LABELS:
+        # so many are padded as they are on any mesh: the run can go on on another one
+        mesh = make_mesh()
     problem = make_problem(config, train, top=top, mesh=mesh)
     parts = split(train, config.validation, most=problem.validation_rows)
-    settings = _fit_config(config)
+    settings = fit_config(config)
     optimizers = {
         loss: _optimizer(config, loss, settings.steps) for loss in problem.tasks
     }
-    path = Path(same_everywhere(str(config.run or default_run(name))))
+    path = run_path(config, name)
     files = {
         CONFIG: {
             "recipe": name,
@@ -132,74 +128,65 @@ def run_experiment(
             **problem.schema,
         },
     }
-    events = path / "tensorboard" if config.tensorboard else None
     console = Console(quiet=not is_main())
-    with (
-        _open(path, files, resume=resume) or nullcontext() as folder,
-        first_interrupt() as interrupted,
-        MetricsLog(path / "metrics.jsonl", tensorboard=events) as log,
-    ):
+    data = f"the rows of {train.path} and {test.path}"
+    with open_session(
+        config,
+        path,
+        files,
+        settings,
+        mesh=mesh,
+        console=console,
+        data=data,
+        resume=resume,
+    ) as session:
         try:
-            with ProgressBar(console) as bar:
-                setup = Setup(
-                    rows=Rows(*parts, train, test),
-                    settings=settings,
-                    refit=config.refit,
-                    mesh=mesh,
-                    checkpoints=CheckpointConfig(
-                        folder=path / CHECKPOINTS,
-                        every=config.save_every,
-                        keep_last=config.keep_last,
-                        verify=config.verify,
-                    ),
-                    log=log,
-                    bar=bar,
-                    interrupted=interrupted,
-                )
-                kept, trained = _train_all(setup, config, problem, optimizers)
+            with session.bar:
+                rows = Rows(*parts, train, test)
+                kept, trained = _train_all(session, rows, config, problem, optimizers)
         except Interrupted as place:
-            _say(
-                console,
-                f"interrupted at {place}; continue with: {resume_command(path)}",
-            )
+            say(console, interrupted_message(place, path))
             return None
         columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
         if "bce" in trained:
             columns["bce_tuned"] = [run.tuned for run in trained["bce"] if run.tuned]
         results = summarize(columns)
         params, state = fetch((kept.params, kept.state))
-        if folder is not None:
+        if (folder := session.folder) is not None:
             tree = {"params": problem.saved(params), "state": state}
             folder.write_tree("params.safetensors", tree)
-            _write_predictions(folder, name, problem, trained, log, test)
+            _write_predictions(session, name, problem, trained, test)
             folder.write_json(RESULTS, results)
             if not config.keep_checkpoints:
                 shutil.rmtree(folder.path / CHECKPOINTS)
     title = f"{name}: {len(test)} test rows"
     print_table(console, title, results, problem.headings, problem.titles)
-    _say(console, f"run folder: {path}")
-    _say(console, f"picture: {path / 'curves.png'}")
+    say(console, f"run folder: {path}")
+    say(console, f"picture: {path / 'curves.png'}")
     return results
 
 
 def _train_all(
-    setup: Setup,
+    session: Session,
+    rows: Rows,
     config: ExperimentConfig,
     problem: Problem,
     optimizers: Mapping[str, optax.GradientTransformation],
 ) -> tuple[FitResult, dict[str, list[Trained]]]:
     """Train every seed under every loss; return also the model of the first."""
-    folder = setup.checkpoints.folder.parent
+    folder = session.checkpoints.folder.parent
     profile = Profile(folder / "profile", config.profile) if config.profile else None
     kept: FitResult | None = None
     trained: dict[str, list[Trained]] = {loss: [] for loss in problem.tasks}
     for seed, loss in itertools.product(range(config.seeds), trained):
         fitted, result = train_once(
-            setup,
+            session,
+            rows,
             loss,
             seed,
             problem.tasks[loss],
             optimizers[loss],
+            refit=config.refit,
             tuning=problem.tuning if loss == "bce" else None,
             profile=profile,
         )
@@ -208,44 +195,6 @@ def _train_all(
         kept, profile = kept or fitted, None
     assert kept is not None
     return kept, trained
-
-
-def _open(path: Path, files: Mapping[str, Any], *, resume: bool) -> RunFolder | None:
-    """The run folder, in process 0; its errors are those of all processes."""
-    folder, error = None, ""
-    if is_main():
-        try:
-            if resume:
-                begun, now = read_json(path / CONFIG), files[CONFIG]
-                if begun.get("sha256") != now["sha256"]:
-                    raise InputError(
-                        f"{path}: the rows of {now['train']} and {now['test']} are not "
-                        "those that the run began with: put the files back, or train "
-                        "anew."
-                    )
-                folder = RunFolder.open(path)
-            else:
-                folder = RunFolder.make(path, files)
-        except InputError as problem:
-            error = str(problem)
-    if error := same_everywhere(error):
-        raise InputError(error)
-    return folder
-
-
-def _mesh(config: ExperimentConfig, labels: int) -> Mesh | None:
-    if config.mesh is not None:
-        sizes = {"data": 1, "fsdp": 1, "label": 1, **parse_mesh(config.mesh)}
-        return make_mesh(data=sizes["data"], fsdp=sizes["fsdp"], label=sizes["label"])
-    if jax.process_count() > 1:
-        return make_mesh(data=jax.device_count())
-    # so many are padded as they are on any mesh: the run can go on on another one
-    return make_mesh() if labels > LINEAR_LABELS else None
-
-
-def _fit_config(config: ExperimentConfig) -> FitConfig:
-    names = {field.name for field in dataclasses.fields(FitConfig)} - {"seed"}
-    return FitConfig(**{name: getattr(config, name) for name in names})
 
 
 def _optimizer(
@@ -259,13 +208,14 @@ def _optimizer(
 
 
 def _write_predictions(
-    folder: RunFolder,
+    session: Session,
     name: str,
     problem: Problem,
     trained: Mapping[str, Sequence[Trained]],
-    log: MetricsLog,
     test: MultilabelData,
 ) -> None:
+    folder, log = session.folder, session.log
+    assert folder is not None
     predictions = {
         loss: [run.predictions for run in runs] for loss, runs in trained.items()
     }
@@ -290,7 +240,3 @@ def _digest(data: MultilabelData) -> str:
             for part in (matrix.indptr, matrix.indices, matrix.data):
                 digest.update(np.asarray(part, np.float64).tobytes())
     return digest.hexdigest()
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
