@@ -75,10 +75,12 @@ class Program:
         return self.compiled.memory_analysis().argument_size_in_bytes / MIB
 
 
-def medians(programs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def medians(
+    programs: dict[str, Callable[[], Any]], repeats: int, *, warm: bool = True
+) -> dict[str, float]:
     """Median milliseconds of each, run in turns so that all meet the same machine."""
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for run in programs.values():
+    for run in programs.values() if warm else ():
         run()
     for turn in range(repeats):
         # There and back: a program after a certain other one can be 5 % slower.

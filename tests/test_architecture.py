@@ -77,10 +77,13 @@ def test_a_wrong_arrow_is_seen(part, source):
 @pytest.mark.parametrize(
     ("imports", "absent"),
     [
-        ("zlpr_jax.losses, zlpr_jax.optim", "flax orbax grain matplotlib sklearn rich"),
-        ("zlpr_jax.data, zlpr_jax.cli", "jax flax sklearn tyro matplotlib"),
+        (
+            "zlpr_jax.losses, zlpr_jax.optim, zlpr_jax.estimators",
+            "flax orbax grain matplotlib sklearn rich",
+        ),
+        ("zlpr_jax.data, zlpr_jax.cli", "jax flax sklearn tyro matplotlib PIL"),
         ("zlpr_jax", "jax numpy flax"),
-        ("zlpr_jax.recipes.yeast, zlpr_jax.recipes.multilabel", "jax flax sklearn"),
+        ("zlpr_jax.recipes.yeast, zlpr_jax.recipes.eae", "jax flax sklearn PIL"),
     ],
 )
 def test_imports_stay_light(imports, absent):

@@ -3,13 +3,14 @@
 The packages below are imported when they are first used, so that `import zlpr_jax`
 costs nothing and needs no extra:
 
-    losses    ZLPR and metric counts; jax only
-    optim     AdaFactor and AdaX as optax transformations
-    nn        Flax modules                            (extra `nn`)
-    models    networks                                (extra `nn`)
-    data      files -> records; no jax                (extra `data`)
-    tasks     records -> batches -> loss -> scores    (extra `train`)
-    training  one loop for every task                 (extra `train`)
+    losses      ZLPR and metric counts; jax only
+    optim       AdaFactor and AdaX as optax transformations
+    estimators  entropy from nearest neighbours; jax only
+    nn          Flax modules                            (extra `nn`)
+    models      networks                                (extra `nn`)
+    data        files -> records; no jax                (extra `data`)
+    tasks       records -> batches -> loss -> scores    (extra `train`)
+    training    one loop for every task                 (extra `train`)
 """
 
 import importlib
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zlpr_jax import data, losses, models, nn, optim, tasks, training
+    from zlpr_jax import data, estimators, losses, models, nn, optim, tasks, training
     from zlpr_jax.losses import (
         predict_topk,
         zlpr_linear_loss,
@@ -48,6 +49,7 @@ __all__ = [
     "adax",
     "adaxw",
     "data",
+    "estimators",
     "factored_adax",
     "losses",
     "models",

@@ -79,7 +79,7 @@ def test_a_run(trained):
     [
         (1, 4, "step [4-9] of classifier"),
         (3, 4, "step [4-9] of EAE 1, seed 0"),
-        (4, 0, "step 0 of VAE 0.5, seed 0"),
+        (4, 0, "step 1 of VAE 0.5, seed 0"),
     ],
 )
 def test_interrupted_and_resumed_is_never_interrupted(
@@ -208,8 +208,8 @@ def test_other_images_are_no_resume(run, stop, tmp_path, monkeypatch):
 def model(kind, weight, held_out, test, entropy=1.0, batch=1.0):
     seeds = [
         {
-            "validation": {"frechet": a, "entropy": entropy},
-            "test": {"frechet": b},
+            "validation": {"frechet": float(a), "entropy": entropy},
+            "test": {"frechet": float(b)},
             "batch_entropy": batch,
         }
         for a, b in zip(held_out, test, strict=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from zlpr_jax._errors import InputError
 from zlpr_jax.recipes._config import LoopConfig, OptimizerConfig, check
 
-OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=1e-3)
+OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=6e-3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
