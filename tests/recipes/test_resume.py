@@ -137,7 +137,10 @@ def incomplete(run, files, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"recipe": "yeats"}, "recipe must be one of yeast, multilabel, got 'yeats'"),
+        (
+            {"recipe": "yeats"},
+            "recipe must be one of yeast, multilabel, eae, got 'yeats'",
+        ),
         ({"settings": None}, "config.json, settings: the whole must be an object"),
         ({"settings": {"seeds": 1}}, "settings: data is missing"),
         ({"stteps": 3}, "there is no setting stteps; the nearest is steps"),
