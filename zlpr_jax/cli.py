@@ -27,8 +27,6 @@ EXTRAS = {
     "tyro": "tyro",
 }
 
-_PICTURE = "PNG file to write, which must not exist (default {}.png)"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 for bad input, or 130 for Ctrl-C."""
@@ -111,23 +109,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         help="generate images with a run of `train eae`",
         description="Generate images with a run of `zlpr-jax train eae`.",
     )
-    _add_run(sample)
-    sample.add_argument("--n", type=int, default=64, help="images (default 64)")
-    sample.add_argument("--out", default="samples.png", help=_PICTURE.format("samples"))
-    sample.add_argument("--seed", type=int, default=0, help="of the codes (default 0)")
-    path = commands.add_parser(
+    _add_picture(sample, n=64, what="images", out="samples.png")
+    paths = commands.add_parser(
         "interpolate",
         help="go from image to image with a run of `train eae`",
         description="Go from one image to another, with a run of `zlpr-jax train eae`.",
     )
-    _add_run(path)
-    path.add_argument("--n", type=int, default=8, help="paths (default 8)")
-    path.add_argument(
+    _add_picture(paths, n=8, what="paths", out="paths.png")
+    paths.add_argument(
         "--steps", type=int, default=10, help="images on each path (default 10)"
     )
-    path.add_argument("--out", default="paths.png", help=_PICTURE.format("paths"))
-    path.add_argument("--data", help="images to go between; default: generated ones")
-    path.add_argument("--seed", type=int, default=0, help="of the ends (default 0)")
+    paths.add_argument("--data", help="images to go between; default: generated ones")
     commands.add_parser("list", help="list the recipes")
 
     options = parser.parse_args(arguments)
@@ -149,6 +141,19 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_path", metavar="RUN", help="run folder of `train`")
+
+
+def _add_picture(
+    parser: argparse.ArgumentParser, *, n: int, what: str, out: str
+) -> None:
+    _add_run(parser)
+    parser.add_argument("--n", type=int, default=n, help=f"{what} (default {n})")
+    parser.add_argument(
+        "--out",
+        default=out,
+        help=f"PNG file to write, which must not exist (default {out})",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the codes (default 0)")
 
 
 def _launch() -> ModuleType:

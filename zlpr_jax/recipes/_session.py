@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ from zlpr_jax.training import (
     read_json,
 )
 from zlpr_jax.training._processes import any_process, is_main, same_everywhere
-from zlpr_jax.training._run import CHECKPOINTS, CONFIG, resume_command
+from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS, resume_command
 
 
 class Interrupted(Exception):
@@ -119,6 +120,14 @@ class Session(NamedTuple):
         """Scores and predictions of records."""
         size = self.settings.batch_size
         return evaluate(task, params, state, records, size, mesh=self.mesh)
+
+    def complete(self, results: Mapping[str, Any], *, keep_checkpoints: bool) -> None:
+        """Write the results, after all else, and remove checkpoints."""
+        if self.folder is None:
+            return
+        self.folder.write_json(RESULTS, results)
+        if not keep_checkpoints:
+            shutil.rmtree(self.checkpoints.folder)
 
 
 @contextlib.contextmanager
