@@ -113,9 +113,15 @@ def test_agrees_with_numpy(hidden, channels):
     assert oracle.std() > 0.1, "else a saturated sigmoid hides everything"
 
 
-@pytest.mark.parametrize("network", [Autoencoder, EAE, VAE])
 @pytest.mark.parametrize(
-    "image_shape", [(28, 28, 1), (32, 32, 3), (7, 7, 1), (9, 12, 3), (1, 1, 1)]
+    ("network", "image_shape"),
+    [
+        (Autoencoder, (28, 28, 1)),
+        (Autoencoder, (9, 12, 3)),
+        (Autoencoder, (1, 1, 1)),
+        (EAE, (7, 7, 1)),
+        (VAE, (32, 32, 3)),
+    ],
 )
 def test_images_come_back_in_their_size(network, image_shape):
     for channels in ((), (4, 4, 4)):
@@ -247,7 +253,7 @@ def test_codes_without_variance_stay_finite():
     chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss))(params))
 
 
-@pytest.mark.parametrize("network", [Autoencoder, EAE, VAE])
+@pytest.mark.parametrize("network", [EAE, VAE])
 def test_bfloat16_parameters(network):
     config = AutoencoderConfig(
         image_shape=(4, 4, 1), latent=3, hidden=(16,), channels=(4,)
@@ -261,10 +267,10 @@ def test_bfloat16_parameters(network):
     chex.assert_type(jax.tree.leaves((output, state)), jnp.float32)
     chex.assert_trees_all_close(output, exact, atol=0.1)
     if network is EAE:
-        np.testing.assert_allclose(output[1].std(0), 1, atol=1e-4)
+        np.testing.assert_allclose(np.std(output[1], axis=0), 1, atol=1e-4)
     # the layers compute in bfloat16, but codes have more than its 8 bits
-    codes = output[1]
-    assert (codes != codes.astype(jnp.bfloat16).astype(jnp.float32)).any()
+    codes = np.asarray(output[1])
+    assert (codes != codes.astype(jnp.bfloat16).astype(np.float32)).any()
     text = str(jax.make_jaxpr(lambda x: apply(half, state, x, **options))(x))
     assert "bf16[20,16] = dot_general" in text
 
@@ -280,11 +286,11 @@ def test_vae_reconstructs_from_a_sample():
     chex.assert_trees_all_close(both, encoded(params, x), rtol=1e-4, atol=1e-6)
     oracle = decoded(params, mean, SMALL.grids)
     chex.assert_trees_all_close(made, oracle, rtol=1e-5)
-    for seed in range(2):
-        key = jax.random.key(seed)
+    for key in jax.random.split(jax.random.key(0)):
         (made, *same), _ = apply(params, {}, x, key=key)
         chex.assert_trees_all_equal(same, [mean, log_variance])
-        codes = sample_gaussian(mean, log_variance, key)
+        noise = np.asarray(jax.random.normal(key, mean.shape))
+        codes = mean + np.exp(np.float64(log_variance) / 2) * noise
         assert np.abs(codes - mean).max() > 0.1
         oracle = decoded(params, codes, SMALL.grids)
         chex.assert_trees_all_close(made, oracle, rtol=1e-5)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zlpr_jax._errors import InputError
 from zlpr_jax.recipes import _autoencoder_results as shown
 
 SETTINGS = (
     *("--entropy-weights", "0", "1", "--vae-betas", "0.5", "--latent", "2"),
-    *("--hidden", "16", "--steps", "12", "--batch-size", "8", "--eval-every", "6"),
-    *("--report-every", "2", "--save-every", "2", "--classifier-steps", "12"),
+    *("--hidden", "--steps", "8", "--batch-size", "8", "--eval-every", "4"),
+    *("--report-every", "2", "--save-every", "4", "--classifier-steps", "8"),
     "--no-tensorboard",
 )
 FILES = {
@@ -74,29 +75,26 @@ def test_a_run(trained):
     assert size_of(folder / "samples.png")[0] > 1000
 
 
-@pytest.mark.parametrize(
-    ("fit", "step", "place"),
-    [
-        (1, 4, "step [4-9] of classifier"),
-        (3, 4, "step [4-9] of EAE 1, seed 0"),
-        (4, 0, "step 1 of VAE 0.5, seed 0"),
-    ],
-)
 def test_interrupted_and_resumed_is_never_interrupted(
-    run, stop, data, trained, tmp_path, monkeypatch, fit, step, place
+    run, stop, data, trained, tmp_path, monkeypatch
 ):
+    """In an EAE, and then between two trainings."""
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop(patch, fit=fit, step=step, how=signal.SIGTERM)
-        flags = ("--data", data, "--run", folder, *SETTINGS)
-        status, out, err = run("train", "eae", *flags)
-    assert (status, err) == (0, "")
-    assert out.splitlines()[-1].startswith("interrupted at step ")
-    assert re.search(place, out)
-    status, out, err = run("sample", folder)
-    assert (status, out) == (2, "")
-    assert "the run is not complete" in err
-    status, out, err = run("resume", folder)
+    command = ("train", "eae", "--data", data, "--run", folder, *SETTINGS)
+    for fit, step, place in (
+        (3, 4, "step [4-7] of EAE 1, seed 0"),
+        (4, 0, "step 1 of VAE 0.5, seed 0"),
+    ):
+        with monkeypatch.context() as patch:
+            stop(patch, fit=fit, step=step, how=signal.SIGTERM)
+            status, out, err = run(*command)
+        assert (status, err) == (0, "")
+        assert re.search(f"^interrupted at {place}; ", out.splitlines()[-1])
+        status, out, err = run("sample", folder)
+        assert (status, out) == (2, "")
+        assert "the run is not complete" in err
+        command = ("resume", folder)
+    status, out, err = run(*command)
     assert (status, err) == (0, "")
     for name in FILES - {"config.json", "samples.png"}:
         expected = (trained[0] / name).read_bytes()
@@ -105,8 +103,8 @@ def test_interrupted_and_resumed_is_never_interrupted(
 
 def test_without_labels_nothing_measures_samples(run, tmp_path):
     images = squares(tmp_path / "squares.npz", labels=False)
-    flags = ("--data", images, "--run", tmp_path / "run", *SETTINGS)
-    status, out, err = run("train", "eae", *flags, "--vae-betas")
+    flags = ("--data", images, "--run", tmp_path / "run", *SETTINGS, "--vae-betas")
+    status, out, err = run("train", "eae", *flags, "--entropy-weights", "1")
     assert (status, err) == (0, "")
     assert "FD" not in out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -145,14 +143,16 @@ def test_interpolate(run, trained, data, tmp_path):
     ("arguments", "message"),
     [
         (("sample", "RUN", "--n", "0"), "--n must be in [1, 10000], got 0"),
+        (("sample", "RUN", "--seed", "-1"), "--seed must be in [0, 4294967295]"),
         (("sample", "RUN", "--out", "a.gif"), "a.gif: pictures are written as .png"),
         (("sample", "RUN", "--out", "RUN/samples.png"), "exists: name another file"),
-        (("sample", "RUN", "--out", "absent/a.png"), "cannot be written"),
+        (("sample", "RUN", "--out", "absent/a.png"), "cannot be written: No such file"),
+        (("sample", "RUN", "--out", "WIDE/a.png"), "a.png: cannot be written: Not a"),
         (("sample", "absent"), "absent: no such run folder"),
         (("interpolate", "RUN", "--steps", "1"), "--steps must be in [2, 100], got 1"),
         (("interpolate", "RUN", "--data", "WIDE"), "images of the shape (6, 9, 1)"),
         (("evaluate", "RUN"), "a run of the recipe 'eae'"),
-        (("predict", "RUN", "--data", "x.csv"), "for the others there is `zlpr-jax sa"),
+        (("predict", "RUN", "--data", "x.csv"), "for it there is `zlpr-jax sa"),
     ],
 )
 def test_bad_arguments(run, trained, tmp_path, monkeypatch, arguments, message):
@@ -161,6 +161,7 @@ def test_bad_arguments(run, trained, tmp_path, monkeypatch, arguments, message):
         "RUN": trained[0],
         "RUN/samples.png": trained[0] / "samples.png",
         "WIDE": squares(tmp_path / "wide.npz", size=(6, 9)),
+        "WIDE/a.png": tmp_path / "wide.npz" / "a.png",
     }
     status, out, err = run(*(names.get(argument, argument) for argument in arguments))
     assert (status, out) == (2, "")
@@ -189,6 +190,14 @@ def test_bad_settings(run, data, tmp_path, flags, message):
     assert status == 2
     assert message in err
     assert not folder.exists()
+
+
+def test_tiny_images_can_be_classified(run, stop, tmp_path, monkeypatch):
+    """They are not moved by as many pixels as they have."""
+    images, folder = squares(tmp_path / "tiny.npz", size=(2, 2)), tmp_path / "run"
+    stop(monkeypatch, fit=1, how=InputError("the classifier begins"))
+    status, _, err = run("train", "eae", "--data", images, "--run", folder, *SETTINGS)
+    assert (status, err) == (2, "zlpr-jax: error: the classifier begins\n")
 
 
 def test_other_images_are_no_resume(run, stop, tmp_path, monkeypatch):
@@ -241,4 +250,5 @@ def test_estimates_of_batches_alone_are_gamed():
     ):
         row = model("eae", 3.0, [1], [1], entropy, batch)
         assert shown.is_gamed(row, gaussian) is gamed
-        assert not shown.is_gamed({**row, "model": "vae"}, gaussian)
+        for other in ({"model": "vae"}, {"weight": 0.0}):
+            assert not shown.is_gamed({**row, **other}, gaussian)

@@ -71,6 +71,27 @@ def test_all_of_it_fits_80_columns(clock):
     assert len(below) <= 80
 
 
+def test_a_headline_that_training_has_too_is_named_in_full(clock):
+    screen = console(80)
+    with ProgressBar(screen) as bar:
+        begun(bar, headline=("loss", "min"))
+        bar.update(progress(100, {"loss": 12.34}, kl=1.0))
+        bar.update(progress(100, {"loss": 13.57}, kl=1.0))
+    below = lines(screen.file.getvalue())[-1]
+    speed = "12.3 steps/s  1,574 examples/s"
+    assert below == f"  loss 2.5  validation loss 13.6 (best 12.3)  {speed}"
+    screen = console(terminal=False)
+    with ProgressBar(screen, line_every=0.0) as bar:
+        begun(bar, headline=("kl", "min"))
+        bar.update(progress(100, {"kl": 0.5}, kl=1.0))
+        bar.stage("all rows", 200)
+        bar.update(progress(100, kl=1.0))
+    assert [line.split(", ")[2:5] for line in lines(screen.file.getvalue())] == [
+        ["loss 2.5", "validation kl .500 (best .500)", "12.3 steps/s"],
+        ["all rows: step 100/200", "loss 2.5", "best validation kl .500"],
+    ]
+
+
 @pytest.mark.parametrize("width", [20, 25, 40, 60, 80, 100, 200])
 def test_no_width_is_passed_and_the_important_comes_first(clock, width):
     screen = console(width)

@@ -1,5 +1,6 @@
 """A complete run folder, of the recipe that a command is for."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,27 @@ from zlpr_jax._errors import InputError
 from zlpr_jax.training import read_json
 from zlpr_jax.training._run import is_complete, resume_command
 
+# What there is for a run of each recipe.
+COMMANDS = {
+    "yeast": "`zlpr-jax evaluate` and `zlpr-jax predict`",
+    "multilabel": "`zlpr-jax evaluate` and `zlpr-jax predict`",
+    "eae": "`zlpr-jax sample` and `zlpr-jax interpolate`",
+    "synthesizer-text": "`zlpr-jax generate` and `zlpr-jax show`",
+    "synthesizer-copy": "`zlpr-jax show`",
+}
 
-def read_config(path: Path, recipes: Collection[str], others: str) -> dict[str, Any]:
+
+def read_config(path: Path, recipes: Collection[str]) -> dict[str, Any]:
     """Read config.json of a run that is complete.
 
     Args:
         path: The run folder.
         recipes: The recipes that the command is for.
-        others: The commands that are for the other recipes.
 
     Raises:
         InputError: If there is none, it is not complete, or is of another recipe.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
             f"{path}: no such run folder: give the folder that `zlpr-jax train` made."
         )
@@ -31,8 +40,9 @@ def read_config(path: Path, recipes: Collection[str], others: str) -> dict[str, 
         )
     recipe = config.get("recipe") if isinstance(config, dict) else None
     if recipe not in recipes:
+        other = f": for it there is {COMMANDS[recipe]}" if recipe in COMMANDS else ""
         raise InputError(
             f"{path}: a run of the recipe {recipe!r}, this command is for "
-            f"{' and '.join(recipes)}: for the others there is {others}."
+            f"{' and '.join(recipes)}{other}."
         )
     return config

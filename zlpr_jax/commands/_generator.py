@@ -48,7 +48,7 @@ def load_generator(path: Path) -> Generator:
     Raises:
         InputError: If a file is missing, damaged or does not fit the others.
     """
-    stored = read_config(path, ("eae",), "`zlpr-jax evaluate` and `zlpr-jax predict`")
+    stored = read_config(path, ("eae",))
     results = read_json(path / "results.json")
     try:
         network = stored["network"]

@@ -65,9 +65,7 @@ def load_run(path: Path) -> TrainedModel:
     Raises:
         InputError: If a file is missing, damaged or does not fit the others.
     """
-    config = read_config(
-        path, ("yeast", "multilabel"), "`zlpr-jax sample` and `zlpr-jax interpolate`"
-    )
+    config = read_config(path, ("yeast", "multilabel"))
     stored = read_json(path / "schema.json")
     try:
         network = MLPConfig(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from zlpr_jax._errors import InputError
 from zlpr_jax.commands._generator import load_generator
+from zlpr_jax.commands._seed import seeded
 from zlpr_jax.data.image_grid import check_png, image_grid, write_png
 from zlpr_jax.data.images import read_images
 from zlpr_jax.models.eae import spherical_interpolation
@@ -26,13 +27,14 @@ def run(
         out: PNG file to write, which must not exist.
         data: Images whose codes are the ends, drawn at random; by default the ends are
             drawn from N(0, I).
-        seed: Seeds the draw.
+        seed: Seeds the draw, in `[0, 2**32 - 1]`.
     """
     for name, value, low in (("n", n, 1), ("steps", steps, 2)):
         if not low <= value <= MOST:
             raise InputError(f"--{name} must be in [{low}, {MOST}], got {value}.")
+    key = seeded(seed)
     check_png(out)
-    generator, key = load_generator(Path(run_path)), jax.random.key(seed)
+    generator = load_generator(Path(run_path))
     if data is None:
         ends = jax.random.normal(key, (2 * n, generator.config.latent))
     else:
@@ -40,7 +42,8 @@ def run(
         if images.image_shape != generator.config.image_shape:
             raise InputError(
                 f"{data}: images of the shape {images.image_shape}, the run's have "
-                f"{generator.config.image_shape} (height, width, channels)."
+                f"{generator.config.image_shape} (height, width, channels): "
+                "resize them."
             )
         chosen = jax.random.choice(key, len(images), (2 * n,), replace=True)
         ends = generator.encode(images.images[jax.device_get(chosen)])

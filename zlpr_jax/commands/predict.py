@@ -1,5 +1,6 @@
 """`zlpr-jax predict RUN --data FILE`: labels and scores as JSON lines."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def run(run_path: str, data: str, output: str | None, threshold: float) -> None:
         output: File to write, which must not exist; by default standard output.
         threshold: A label is predicted where its score is above this.
     """
-    if output is not None and Path(output).exists():
+    if output is not None and os.path.exists(output):
         raise InputError(f"{output}: exists: name another file with --output.")
     model = load_run(Path(run_path))
     if data == "-":

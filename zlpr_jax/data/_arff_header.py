@@ -50,7 +50,7 @@ class Header:
 def unquote(token: str) -> str:
     r"""A name or value without its quotes and escapes; unquoted ones stay as they are.
 
-    Example:
+    Examples:
         >>> print(unquote(r"'it\'s'"), unquote(r"m\'usica"))
         it's m\'usica
     """
@@ -68,7 +68,7 @@ def split_cells(text: str) -> list[str]:
     Raises:
         ValueError: a quote is not closed, or something follows it.
 
-    Example:
+    Examples:
         >>> split_cells("a, 'b,c' ,don't")
         ['a', 'b,c', "don't"]
     """

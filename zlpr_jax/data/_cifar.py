@@ -23,7 +23,7 @@ _FILES = re.compile(r"(data|test)_batch.*\.bin(\.gz)?")
 def is_cifar_name(name: str) -> bool:
     """Whether a file has a name of the binary version.
 
-    Example:
+    Examples:
         >>> is_cifar_name("data_batch_1.bin.gz"), is_cifar_name("data_batch_1")
         (True, False)
     """

@@ -23,7 +23,7 @@ def parse_label_spec(text: str | None) -> LabelSpec:
     A whole number stays a number and a comma makes a list; anything else is one
     pattern, column or path. "y," is the list of one column.
 
-    Example:
+    Examples:
         >>> parse_label_spec("-2"), parse_label_spec("a, b"), parse_label_spec("y,")
         (-2, ['a', 'b'], ['y'])
         >>> parse_label_spec("Class*")
@@ -41,7 +41,7 @@ def parse_label_spec(text: str | None) -> LabelSpec:
 def is_glob(pattern: str) -> bool:
     """Whether a label specification has wildcards.
 
-    Example:
+    Examples:
         >>> is_glob("Class*"), is_glob("tags")
         (True, False)
     """
@@ -66,7 +66,7 @@ def select_labels(
         InputError: a name or glob matches nothing, or no column or every column is
             a label.
 
-    Example:
+    Examples:
         >>> select_labels(["x", "tag_a", "tag_b"], "tag_*", "f.csv", 1)
         [1, 2]
         >>> select_labels(["x", "tag_a", "tag_b"], -2, "f.csv", 1)
@@ -129,7 +129,7 @@ def label_cell(cell: str) -> bool:
     Raises:
         InputError: it is none of these; without the place, which the caller adds.
 
-    Example:
+    Examples:
         >>> label_cell("1"), label_cell("False")
         (True, False)
     """

@@ -33,7 +33,7 @@ def parse_idx(content: bytes, path: Path, ndim: int) -> npt.NDArray[np.uint8]:
         InputError: the header is another one, or the sizes it promises are not those
             of the file.
 
-    Example:
+    Examples:
         >>> content = b"\0\0\x08\x01" + b"\0\0\0\x03" + b"\x05\x00\x04"
         >>> parse_idx(content, Path("labels"), 1)
         array([5, 0, 4], dtype=uint8)
@@ -75,7 +75,7 @@ def parse_idx(content: bytes, path: Path, ndim: int) -> npt.NDArray[np.uint8]:
 def is_idx_name(name: str) -> bool:
     """Whether a file has one of the names of MNIST's four.
 
-    Example:
+    Examples:
         >>> is_idx_name("t10k-labels.idx1-ubyte"), is_idx_name("images-idx3-ubyte")
         (True, False)
     """

@@ -44,7 +44,7 @@ class ImageData(Sequence[ImageRecord]):
         ids: N names; see `ImageRecord`.
         path: the file or folder it was read from, for messages.
 
-    Example:
+    Examples:
         >>> data = ImageData(
         ...     images=np.zeros((3, 28, 28, 1), np.uint8),
         ...     labels=np.int32([1, 0, 1]),
@@ -191,7 +191,7 @@ def matched(
 def size_name(shape: Sequence[int]) -> str:
     """The size and kind of an image in words.
 
-    Example:
+    Examples:
         >>> size_name((28, 30, 1))
         '28 x 30 grey'
     """
@@ -202,7 +202,7 @@ def size_name(shape: Sequence[int]) -> str:
 def brief(error: Exception) -> str:
     r"""The message of another library's error, cut to one line.
 
-    Example:
+    Examples:
         >>> brief(ValueError("no\n number")), brief(EOFError())
         ('no number', 'EOFError')
     """

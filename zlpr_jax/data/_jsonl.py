@@ -44,7 +44,7 @@ def parse_jsonl(
     Raises:
         InputError: a line is malformed, or of another kind than the first.
 
-    Example:
+    Examples:
         >>> parsed = parse_jsonl(['{"text": "hello", "labels": ["b", "a"]}'], "x")
         >>> parsed.features, parsed.label_names
         (('hello',), ('a', 'b'))
@@ -120,7 +120,7 @@ def read_jsonl(
     Raises:
         InputError: as `read`.
 
-    Example:
+    Examples:
         >>> schema = Schema(label_names=("a", "b"), kind="text")
         >>> data = read_jsonl(
         ...     ['{"text": "hello"}'], schema=schema, labels_required=False

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -26,7 +27,7 @@ def shorten(names: Iterable[object], limit: int = 8) -> str:
 def unpacked_name(path: PurePath) -> PurePath:
     """The file's name without .gz or .bz2.
 
-    Example:
+    Examples:
         >>> unpacked_name(PurePath("a/train.arff.gz")).name
         'train.arff'
     """
@@ -45,7 +46,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         InputError: it is missing, a directory, unreadable, empty or cut off.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises if the name is too long
         raise InputError(
             f"{path}: is a directory; expected a data file: name one in it"
         )
@@ -103,7 +104,7 @@ def lines_of(text: str) -> list[str]:
 
     `str.splitlines` would also split at form feeds and at U+2028, which occur in text.
 
-    Example:
+    Examples:
         >>> lines_of("a\r\nb\x0cc\n")
         ['a', 'b\x0cc']
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zlpr_jax._errors import InputError
 
-_INSTALL = 'pip install "zlpr-jax[train]"'
+INSTALL = 'pip install "zlpr-jax[train]"'
 
 
 def read_packaged(
@@ -31,19 +31,19 @@ def read_packaged(
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the {what} comes with the package {package}, which is not installed: "
-            f"{_INSTALL}"
+            f"{INSTALL}"
         )
     path = Path(spec.submodule_search_locations[0], *place.split("/"))
     if not path.is_file():
         raise InputError(
             f"{path}: not there; this release of {package} carries no {what}, releases "
-            f"{releases} do: {_INSTALL}"
+            f"{releases} do: {INSTALL}"
         )
     packed = path.read_bytes()
     digest = hashlib.sha256(packed).hexdigest()
     if digest != sha256:
         raise InputError(
             f"{path}: SHA-256 is {digest}, expected {sha256}: the file was changed or "
-            f"is of another release of {package}, not {releases}: {_INSTALL}"
+            f"is of another release of {package}, not {releases}: {INSTALL}"
         )
     return path, gzip.decompress(packed).decode("ascii")

@@ -68,7 +68,7 @@ def csr_of_rows(
     Returns:
         The array, indices sorted; float32, or int8 for ones; zeros left out.
 
-    Example:
+    Examples:
         >>> csr_of_rows([[2, 0], []], None, 3).toarray().tolist()
         [[1, 0, 1], [0, 0, 0]]
     """

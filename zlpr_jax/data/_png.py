@@ -56,7 +56,7 @@ def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
 def is_png_name(name: str) -> bool:
     """Whether a file has the name of an image, which then must be a PNG.
 
-    Example:
+    Examples:
         >>> is_png_name("a.PNG"), is_png_name("a.jpg"), is_png_name("notes.txt")
         (True, True, False)
     """

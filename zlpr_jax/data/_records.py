@@ -62,7 +62,7 @@ class Schema:
         num_features: the number of columns; 0 for text.
         kind: "dense", "sparse" or "text".
 
-    Example:
+    Examples:
         >>> schema = Schema(label_names=("a", "b"), kind="text")
         >>> Schema.from_json(schema.to_json()) == schema
         True
@@ -149,7 +149,7 @@ class MultilabelData(Sequence[Record]):
         path: the file it was read from, for messages.
         has_labels: False for a file without labels, read for prediction.
 
-    Example:
+    Examples:
         >>> data = MultilabelData(
         ...     features=np.eye(2, dtype=np.float32),
         ...     labels=csr_array(np.array([[0, 1], [1, 1]], dtype=np.int8)),

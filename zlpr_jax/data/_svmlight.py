@@ -32,7 +32,7 @@ def parse_svmlight(text: str, path: str, labels_required: bool = True) -> Parsed
     Raises:
         InputError: a line is malformed, or an index out of range.
 
-    Example:
+    Examples:
         >>> parsed = parse_svmlight("2 5 3\n0,2 1:0.5 4:1\n 3:2.5\n", "x.svm")
         >>> parsed.features.shape, parsed.label_names
         ((2, 5), ('0', '1', '2'))

@@ -245,7 +245,7 @@ def _split_labels(column: Sequence[str]) -> list[list[str]]:
 
     The separator is the first of ; | , that occurs in the column.
 
-    Example:
+    Examples:
         >>> _split_labels(["a; b,c", "", "d"])
         [['a', 'b,c'], [], ['d']]
     """

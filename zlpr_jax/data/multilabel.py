@@ -81,7 +81,7 @@ def read(
         InputError: the file is missing, malformed, empty, or does not fit the schema;
             the message names file, line, reason and remedy.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = pathlib.Path(folder.name, "days.csv")
@@ -101,7 +101,7 @@ def read(
     path = Path(path)
     extension = unpacked_name(path).suffix.lower()
     if extension not in EXTENSIONS:
-        if path.is_dir() or not path.exists():
+        if not os.path.isfile(path):
             read_text(path)  # the more useful error
         raise InputError(
             f"{path}: extension {extension!r} is not known; expected one of "

@@ -22,7 +22,7 @@ class Tfidf:
         idf: the weight of each term.
         ngram_range: shortest and longest term, in words.
 
-    Example:
+    Examples:
         >>> tfidf = Tfidf.fit(["a red fish", "one red fish"], min_df=2)
         >>> tfidf.vocabulary
         ('fish', 'red', 'red fish')

@@ -23,7 +23,7 @@ def read_yeast() -> tuple[MultilabelData, MultilabelData]:
     Raises:
         InputError: river is not installed, or its file is not the expected one.
 
-    Example:
+    Examples:
         >>> train, test = read_yeast()
         >>> len(train), len(test), train.num_features, train.num_labels
         (1500, 917, 103, 14)

@@ -36,7 +36,7 @@ def gaussian_entropy_bound(variances: Float[Array, " d"]) -> Float[Array, ""]:
     Raises:
         TypeError: If they are not floating point.
 
-    Example:
+    Examples:
         >>> round(float(gaussian_entropy_bound(jnp.ones(16))), 2)
         22.7
 
@@ -76,7 +76,7 @@ def gaussian_knn_entropy(
         The estimates: their mean is the reference, their standard deviation the noise
         of one estimate.
 
-    Example:
+    Examples:
         >>> estimates = gaussian_knn_entropy(256, 16, key=jax.random.key(0))
         >>> bound = gaussian_entropy_bound(jnp.ones(16))
         >>> round(float(estimates.mean() - bound), 1)
@@ -99,7 +99,7 @@ def radius_statistics(samples: Float[Array, "N d"]) -> Radius:
     Args:
         samples: `[N, d]`.
 
-    Example:
+    Examples:
         >>> z = jax.random.normal(jax.random.key(0), (4096, 16))
         >>> round(float(radius_statistics(z).std), 1), round(gaussian_radius(16).std, 1)
         (0.7, 0.7)

@@ -68,7 +68,7 @@ def knn_entropy(
             not boolean.
         ValueError: If a shape, k, the metric or the block size is out of range.
 
-    Example:
+    Examples:
         >>> z = jax.random.normal(jax.random.key(0), (4096, 2))
         >>> round(float(knn_entropy(z)), 2), round(math.log(2 * math.pi * math.e), 2)
         (2.82, 2.84)

@@ -64,7 +64,7 @@ def label_counts(
         TypeError: if an array is not boolean or `axis` is not integer.
         ValueError: if a shape is not as above, or `axis` is out of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import label_counts, zlpr_predict
         >>> logits = jnp.array([[1.0, -1.0, 2.0], [3.0, 1.0, -1.0]])
@@ -99,7 +99,7 @@ def micro_f1(counts: LabelCounts) -> Float[Array, ""]:
     Returns:
         A float32 scalar in [0, 1].
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import LabelCounts, micro_f1
         >>> tp, fp, fn = jnp.array([2, 1]), jnp.array([1, 0]), jnp.array([0, 1])
@@ -127,7 +127,7 @@ def macro_f1(counts: LabelCounts) -> Float[Array, ""]:
     Raises:
         ValueError: if there are no labels.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import LabelCounts, macro_f1
         >>> tp, fp, fn = jnp.array([2, 0]), jnp.array([0, 0]), jnp.array([0, 0])
@@ -178,7 +178,7 @@ def precision_at_k(
         ValueError: if a shape is not as above, `k` is out of range, or `axis` is out of
             range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import precision_at_k
         >>> logits = jnp.array([[1.0, -1.0, 2.0], [3.0, 1.0, -1.0]])
@@ -231,7 +231,7 @@ def one_error(
         ValueError: if a shape is not as above, there are no classes, or `axis` is out
             of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import one_error
         >>> logits = jnp.array([[1.0, -1.0, 2.0], [3.0, 1.0, -1.0]])

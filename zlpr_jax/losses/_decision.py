@@ -33,7 +33,7 @@ def zlpr_predict(
         TypeError: if `logits` or `threshold` is not floating point.
         ValueError: if `threshold` has another shape.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_predict
         >>> print(zlpr_predict(jnp.array([2.0, 0.0, -3.0])))
@@ -89,7 +89,7 @@ def zlpr_probabilities(
         TypeError: if `logits` or `scale` is not floating point.
         ValueError: if `scale` is not a scalar.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_probabilities
         >>> print(zlpr_probabilities(jnp.array([0.0, 1.0, -jnp.inf])) > 0.7)

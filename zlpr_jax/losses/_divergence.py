@@ -60,7 +60,7 @@ def zlpr_divergence(
             `axis` is not integer.
         ValueError: if a shape is not as above, or `axis` is out of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_divergence
         >>> teacher = jnp.array([[2.0, -1.0, -3.0], [0.0, 0.0, 0.0]])
@@ -150,7 +150,7 @@ def zlpr_symmetric_kl(
             `axis` is not integer.
         ValueError: if a shape is not as above, or `axis` is out of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_symmetric_kl
         >>> one, other = jnp.array([2.0, -1.0, -3.0]), jnp.array([1.0, -1.0, 0.0])

@@ -69,7 +69,7 @@ def zlpr_loss_with_integer_labels(
             integer, `where` is not boolean or `axis` is not an integer.
         ValueError: if a shape is not as above, or `axis` is out of range.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_loss_with_integer_labels
         >>> logits = jnp.array([[2.0, -1.0, -3.0], [0.0, 0.0, 0.0]])

@@ -76,7 +76,7 @@ def zlpr_linear_loss(
         ValueError: if a shape is not as above, `block_size` is below 1, or an array is
             split over explicit mesh axes outside of `shard_map`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_linear_loss
         >>> hidden = jnp.array([[1.0, 0.0], [0.0, 0.0]])

@@ -39,7 +39,7 @@ def zlpr_entropy(
             is not integer.
         ValueError: if `where` has another shape, or `axis` is out of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_entropy
         >>> print(zlpr_entropy(jnp.array([[0.5, 0.1, 0.9], [1.0, 0.0, 0.0]])).round(4))
@@ -99,7 +99,7 @@ def smooth_multi_hot(
         TypeError: if `labels` is floating point or complex, or a rate is no number.
         ValueError: if a rate is outside [0, 0.5).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import smooth_multi_hot
         >>> print(smooth_multi_hot(jnp.array([True, False]), 0.1, 0.01))

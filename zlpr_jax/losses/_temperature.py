@@ -45,7 +45,7 @@ def fit_temperature(
             or the scores say nothing of the labels, or the opposite (it falls as T
             grows).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import fit_temperature
         >>> logits = np.array([2.0, 2.0, 2.0, 2.0, -2.0])

@@ -41,7 +41,7 @@ def micro_f1_threshold(logits: Scores, labels: Labels) -> float:
         ValueError: if the shapes differ or are not `[N, C]` with at least one entry, a
             score is NaN, or a label is neither 0 nor 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import micro_f1_threshold
         >>> logits = np.array([[2.0, -1.0], [-0.5, -3.0]])
@@ -76,7 +76,7 @@ def macro_f1_threshold(logits: Scores, labels: Labels) -> float:
         TypeError: as `micro_f1_threshold`.
         ValueError: as `micro_f1_threshold`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import macro_f1_threshold
         >>> logits = np.array([[2.0, -1.0], [-0.5, -3.0]])
@@ -108,7 +108,7 @@ def example_f1_threshold(logits: Scores, labels: Labels) -> float:
         TypeError: as `micro_f1_threshold`.
         ValueError: as `micro_f1_threshold`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import example_f1_threshold
         >>> logits = np.array([[2.0, -1.0], [-0.5, -3.0]])
@@ -145,7 +145,7 @@ def micro_f1_thresholds(logits: Scores, labels: Labels) -> Float[np.ndarray, " C
         TypeError: as `micro_f1_threshold`.
         ValueError: as `micro_f1_threshold`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import micro_f1_thresholds
         >>> logits = np.array([[2.0, -1.0], [-0.5, -3.0]])
@@ -192,7 +192,7 @@ def macro_f1_thresholds(logits: Scores, labels: Labels) -> Float[np.ndarray, " C
         TypeError: as `micro_f1_threshold`.
         ValueError: as `micro_f1_threshold`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax.losses import macro_f1_thresholds
         >>> logits = np.array([[2.0, -1.0], [-0.5, -3.0]])

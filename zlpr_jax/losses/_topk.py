@@ -51,7 +51,7 @@ def predict_topk(
             below 1, or an array is split over explicit mesh axes outside of
             `shard_map`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import predict_topk
         >>> hidden = jnp.array([[1.0, 0.0]])

@@ -72,7 +72,7 @@ def zlpr_loss(
             complex, `where` is not boolean or `axis` is not integer.
         ValueError: if a shape is not as above, or `axis` is out of range or repeated.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.losses import zlpr_loss
         >>> logits = jnp.array([[2.0, -1.0, -3.0], [0.0, 0.0, 0.0]])

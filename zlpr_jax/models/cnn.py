@@ -52,7 +52,7 @@ class CNN(nnx.Module):
     Stride takes the place of pooling: on a CPU a training step is then about eight
     times as fast.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> config = CNNConfig(image_shape=(28, 28, 1), classes=10)

@@ -55,7 +55,7 @@ class AutoencoderConfig:
     def grids(self) -> tuple[tuple[int, int, int], ...]:
         """The shape of an image, and of what each convolution makes of it.
 
-        Example:
+        Examples:
             >>> AutoencoderConfig(image_shape=(28, 28, 1), channels=(32, 64, 8)).grids
             ((28, 28, 1), (14, 14, 32), (7, 7, 64), (4, 4, 8))
         """
@@ -71,7 +71,7 @@ class Autoencoder(nnx.Module):
 
     Nothing says how its codes are distributed, so there is nothing to sample from.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> config = AutoencoderConfig(image_shape=(8, 8, 1), latent=2, hidden=(32,))
@@ -117,7 +117,7 @@ class EAE(nnx.Module):
     otherwise. They are float32 whatever the parameters are, and the variance is that of
     the differences from the mean: `E[z^2] - E[z]^2` is wrong for codes far from zero.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from flax import nnx
         >>> config = AutoencoderConfig(image_shape=(8, 8, 1), latent=2, hidden=(32,))
@@ -196,7 +196,7 @@ class VAE(nnx.Module):
     With beta = 1 that is, but for a constant, the negative evidence lower bound of
     pixels with variance 1/2 around `D(z)`.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from flax import nnx
@@ -274,7 +274,7 @@ def spherical_interpolation(
     Raises:
         ValueError: If `steps` is below 2.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
         >>> [f"{x:.3f} {y:.3f}" for x, y in spherical_interpolation(a, b, 3)]

@@ -44,7 +44,7 @@ class MLPConfig:
 class MLP(nnx.Module):
     """Linear layers with ReLU and dropout between them; logits out.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> model = MLP(MLPConfig(features=8, labels=3), rngs=nnx.Rngs(0))

@@ -36,7 +36,7 @@ def functionalize(module: nnx.Module, *, method: str = "__call__") -> Functional
     Returns:
         The triple `Functional(apply, params, state)`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> apply, params, state = functionalize(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))

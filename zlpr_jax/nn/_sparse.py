@@ -32,7 +32,7 @@ def sparse_linear(layer: nnx.Linear, rows: SparseFeatures) -> Float[Array, "B wi
     Returns:
         What `layer` gives for the dense batch, `[B, width]`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> layer = nnx.Linear(4, 2, rngs=nnx.Rngs(0))

@@ -69,7 +69,7 @@ def adafactor(
         ValueError: If a concrete setting is outside its range, or the parameters that
             it needs are not passed to `update`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> tx = adafactor()
         >>> params = {"kernel": jnp.ones((256, 128))}
@@ -153,7 +153,7 @@ def factored_adax(
         ValueError: If a concrete setting is outside its range, or the parameters that
             it needs are not passed to `update`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> tx = factored_adax()
         >>> params = {"kernel": jnp.ones((256, 128))}

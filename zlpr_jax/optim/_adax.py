@@ -54,7 +54,7 @@ def adax(
         ValueError: If a concrete setting is outside its range, or the parameters that
             `l2` needs are not passed to `update`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> tx = adax(0.1, b1=0.0, l2=0.0)
         >>> params = jnp.array([1.0, -2.0])
@@ -116,7 +116,7 @@ def adaxw(
         ValueError: If a concrete setting is outside its range, or the parameters that
             the decay needs are not passed to `update`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> tx = adaxw(0.1, weight_decay=0.5)
         >>> params = jnp.array([1.0])

@@ -161,7 +161,7 @@ def adam_decay(b2: Scalar = 0.999) -> AdamDecay:
     Raises:
         ValueError: If `b2` is concrete and outside [0, 1).
 
-    Example:
+    Examples:
         >>> [round(float(adam_decay(0.5).weight(t)), 4) for t in (1, 2, 3)]
         [1.0, 0.6667, 0.5714]
 
@@ -188,7 +188,7 @@ def power_decay(exponent: Scalar = 0.8, offset: int | Int[Array, ""] = 0) -> Pow
     Raises:
         ValueError: If a concrete argument is outside its range.
 
-    Example:
+    Examples:
         >>> [round(float(power_decay().weight(t)), 4) for t in (1, 2, 3)]
         [1.0, 0.5743, 0.4152]
 
@@ -216,7 +216,7 @@ def adax_decay(b2: Scalar = 1e-4) -> AdaXDecay:
     Raises:
         ValueError: If `b2` is concrete and not above 0.
 
-    Example:
+    Examples:
         >>> [round(float(adax_decay(0.5).weight(t)), 4) for t in (1, 2, 3)]
         [1.0, 0.4, 0.2105]
         >>> float(adax_decay().weight(2_000_000))
@@ -248,7 +248,7 @@ def capped(decay: Decay, max_beta2: Scalar = 0.999) -> CappedDecay:
         ValueError: If `max_beta2` is concrete and outside [0, 1].
         TypeError: If `decay` has no method `weight`.
 
-    Example:
+    Examples:
         >>> round(float(capped(adax_decay(), 0.99).weight(100_000)), 4)
         0.01
 

@@ -40,7 +40,7 @@ class Factoring:
         ValueError: If `min_dim` is below 1, or `axes` returns roles that do not fit.
         TypeError: If `axes` is not a function, or returns neither roles nor None.
 
-    Example:
+    Examples:
         >>> Factoring().roles("attention/query/kernel", (768, 12, 64))
         ('row', 'col', 'col')
         >>> stacked = Factoring(axes=lambda path, shape: ("batch", "row", "col"))

@@ -153,7 +153,7 @@ def average_updates(
             parameters that `init` saw.
         TypeError: If `dtype` is not floating point, or real for a complex parameter.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> momentum = average_updates(0.75)
         >>> momentum.update(jnp.ones(2), momentum.init(jnp.ones(2)))[0].tolist()

@@ -26,7 +26,7 @@ def relative_step(cap: Scalar = 1e-2, warmup: Scalar | None = None) -> optax.Sch
     Raises:
         ValueError: If a concrete setting is outside its range.
 
-    Example:
+    Examples:
         >>> schedule = relative_step()
         >>> [round(float(schedule(count)), 4) for count in (0, 9_999, 39_999)]
         [0.01, 0.01, 0.005]

@@ -36,7 +36,7 @@ def clip_by_block_rms(
     Raises:
         ValueError: If `threshold` is concrete and not above 0.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> clip = clip_by_block_rms(1.0)
         >>> grads = {"large": jnp.array([4.0, -4.0]), "small": jnp.array([0.5])}
@@ -85,7 +85,7 @@ def scale_by_parameter_rms(
         ValueError: If a concrete setting is outside its range, or the parameters are
             not passed to `update`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> scale = scale_by_parameter_rms()
         >>> params = jnp.array([3.0, -3.0])

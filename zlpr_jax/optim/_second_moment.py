@@ -105,7 +105,7 @@ def scale_by_second_moment(
         TypeError: If `decay` has no method `weight`, or a parameter or `mu_dtype` is
             not floating point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from zlpr_jax.optim import Factoring, power_decay
         >>> rms = scale_by_second_moment(power_decay(), factoring=Factoring(min_dim=2))

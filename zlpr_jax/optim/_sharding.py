@@ -58,7 +58,7 @@ def state_shardings(
             meshes, or if a spec does not fit its parameter: it has too many entries,
             leaves one open, or splits an axis into unequal parts.
 
-    Example:
+    Examples:
         >>> import jax, optax
         >>> from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         >>> from zlpr_jax.optim import adafactor
@@ -119,7 +119,7 @@ def state_nbytes(tx: Transformation, params: PyTree) -> int:
     Returns:
         The bytes of all arrays of `tx.init(params)`.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from zlpr_jax.optim import adafactor, adax
         >>> params = {"kernel": jax.ShapeDtypeStruct((1024, 1024), "float32")}

@@ -39,7 +39,7 @@ def add_parameters(
     Returns:
         An optax transformation, which needs the parameters.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> decay = add_parameters(0.5)
         >>> params = jnp.array([2.0])

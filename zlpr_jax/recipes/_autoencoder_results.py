@@ -137,7 +137,7 @@ def is_gamed(row: Mapping[str, Any], gaussian: Mapping[str, float]) -> bool:
     Training moves the codes of a batch until the estimate for just them is high. Only
     codes that were not moved tell whether the entropy is.
     """
-    if row["model"] != "eae":
+    if row["model"] != "eae" or row["weight"] == 0:
         return False
     batch = np.mean([seed["batch_entropy"] for seed in row["seeds"]])
     held_out = mean(row, "validation", "entropy")

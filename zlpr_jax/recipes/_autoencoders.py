@@ -47,7 +47,7 @@ from zlpr_jax.training._run import CONFIG
 SPLIT_SEED, SAMPLE_SEED = 0, 1
 VALIDATION_IMAGES = 5_000
 # Estimates that the entropy of independent Gaussians is the mean of.
-REFERENCES = 4
+ESTIMATES = 4
 # Images in each row and column of the picture.
 PICTURE = 8
 
@@ -60,7 +60,7 @@ class Splits(NamedTuple):
     test: ImageData
 
 
-class Split(NamedTuple):
+class Reference(NamedTuple):
     """Real images to measure generated ones against.
 
     Attributes:
@@ -170,11 +170,6 @@ def split(config: Config, images: ImageData, test: ImageData | None) -> Splits:
                 f"{len(images)}: give more images, or another --validation or "
                 "--test-share."
             )
-    if parts.test.image_shape != images.image_shape:
-        raise InputError(
-            f"{images.path}: test images have the shape {parts.test.image_shape}, the "
-            f"others {images.image_shape}: all must be alike."
-        )
     return parts
 
 
@@ -236,7 +231,7 @@ def _train_all(
                     np.mean([row["batch_entropy"] for row in tail])
                 )
             log.write({"step": fitted.step, "test": scores["test"]})
-            session.bar.finish(f"{fitted.step} steps")
+            session.bar.finish(f"kept step {fitted.step} of {config.steps}")
             seeds.append(scores)
             if kind == "eae" and seed == 0:
                 kept[weight] = trained
@@ -247,7 +242,9 @@ def _train_all(
         "classifier": frechet
         and {"accuracy": frechet.accuracy, "sha256": frechet.digest, "floor": floor},
         "gaussian": {
-            "batch_entropy": _gaussian_entropy(config.batch_size, config),
+            "batch_entropy": _gaussian_entropy(
+                min(config.batch_size, len(splits.fitting)), config
+            ),
             "validation_entropy": parts["validation"].entropy,
             "test_entropy": parts["test"].entropy,
             "radius_mean": radius.mean,
@@ -262,9 +259,9 @@ def _train_all(
 
 def _measured_against(
     images: ImageData, config: Config, frechet: Frechet | None
-) -> Split:
+) -> Reference:
     codes = np.random.default_rng(SAMPLE_SEED).normal(size=(len(images), config.latent))
-    return Split(
+    return Reference(
         images,
         None if frechet is None else frechet.features(images.images),
         codes.astype(np.float32),
@@ -278,7 +275,7 @@ def _gaussian_entropy(count: int, config: Config) -> float:
         config.latent,
         config.k,
         key=jax.random.key(SAMPLE_SEED),
-        repeats=REFERENCES,
+        repeats=ESTIMATES,
     )
     return float(estimates.mean())
 
@@ -286,7 +283,7 @@ def _gaussian_entropy(count: int, config: Config) -> float:
 def _measure(
     model: ImageModel,
     trained: tuple[PyTree, PyTree],
-    against: Split,
+    against: Reference,
     frechet: Frechet | None,
 ) -> dict[str, float]:
     """All scores of one trained model on one split."""
@@ -300,9 +297,9 @@ def _measure(
     return scores
 
 
-def _features(split: Split) -> npt.NDArray[np.float64]:
-    assert split.features is not None
-    return split.features
+def _features(reference: Reference) -> npt.NDArray[np.float64]:
+    assert reference.features is not None
+    return reference.features
 
 
 def _shown(

@@ -24,7 +24,7 @@ from zlpr_jax.training._mesh import fetch
 # Of the classifier, whatever the autoencoders are trained with: its features are the
 # measure, and should not change with what is measured.
 OPTIMIZER = OptimizerConfig(method="adaxw", learning_rate=5e-3)
-BATCH_SIZE, DROPOUT = 128, 0.3
+BATCH_SIZE, DROPOUT, SHIFT = 128, 0.3, 2
 # Images at a time, to generate and to look at.
 CHUNK = 500
 
@@ -78,7 +78,9 @@ def train_classifier(
         classes=len(images.label_names),
         dropout=DROPOUT,
     )
-    task = image_classes.make(config)
+    # no image is moved by all of its height or width
+    most = min(images.image_shape[:2]) - 1
+    task = image_classes.make(config, shift=min(SHIFT, most))
     settings = FitConfig(
         steps=steps,
         batch_size=BATCH_SIZE,

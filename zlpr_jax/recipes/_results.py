@@ -47,7 +47,7 @@ def paired_difference(
 ) -> dict[str, float]:
     """Mean of `left - right` over seeds with its 95 % interval.
 
-    Example:
+    Examples:
         >>> paired_difference([0.5, 0.6, 0.7], [0.4, 0.5, 0.6])["mean"]
         0.1
     """

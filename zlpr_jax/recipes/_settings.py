@@ -60,7 +60,7 @@ def from_json(cls: type[T], value: object, *, source: str) -> T:
     Raises:
         InputError: If a field is unknown, missing, ill-typed or out of its range.
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True)
         ... class Config:
         ...     steps: int = 10

@@ -171,7 +171,7 @@ def pad_rows(
         room: The length that there must be room for; `None` for the largest of
             `counts`.
 
-    Example:
+    Examples:
         >>> pad_rows(np.array([1, 2]), np.array([3, 1, 2]), 2, np.int32(-1))[:, :3]
         array([[ 3, -1, -1],
                [ 1,  2, -1]], dtype=int32)

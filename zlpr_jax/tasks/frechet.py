@@ -35,7 +35,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         ValueError: If the sets are not matrices of one width with two rows each.
         InputError: If a feature is not finite.
 
-    Example:
+    Examples:
         >>> points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
         >>> round(frechet_distance(points, points + [3.0, 4.0]), 6)
         25.0

@@ -1,6 +1,7 @@
 """Autoencoders of images: the EAE, and two to compare it with."""
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from zlpr_jax._checks import check_interval
 from zlpr_jax._errors import InputError
@@ -68,9 +69,9 @@ def make_autoencoder(config: AutoencoderConfig) -> ImageModel:
         An `ImageModel`. Its scores are those of `make_eae`; `loss` is `reconstruction`.
     """
 
-    def objective(call, images, where, key):
+    def objective(call, images, batch, key):
         (made, _), state = call(images)
-        total, count = _sum(squared_error(images, made), where)
+        total, count = _sum(squared_error(images, made), batch["where"])
         sums = {"loss": (total, count), "reconstruction": (total, count)}
         return total / count, (state, sums)
 
@@ -87,8 +88,9 @@ def make_eae(
 ) -> ImageModel:
     """Build an EAE, trained on `L = mean ||x - x'||^2 - entropy_weight H(Z)`.
 
-    H is `knn_entropy` of the batch's codes. The scores are of a whole split, with the
-    running statistics of batch normalisation:
+    H is `knn_entropy` of the batch's codes, where an image that it has twice, as where
+    two epochs meet, counts once. The scores are of a whole split, with the running
+    statistics of batch normalisation:
 
     - `reconstruction`: mean squared error, a sum over pixels.
     - `entropy`: `knn_entropy` of the split's codes, in nats. It is biased: compare it
@@ -110,7 +112,7 @@ def make_eae(
     Raises:
         ValueError: If `entropy_weight` is out of range.
 
-    Example:
+    Examples:
         >>> import jax
         >>> config = AutoencoderConfig(image_shape=(8, 8, 1), latent=2, hidden=(32,))
         >>> model = make_eae(config, entropy_weight=1.0)
@@ -121,10 +123,15 @@ def make_eae(
     """
     check_interval("entropy_weight", entropy_weight, "[0, inf)", "1 is a good start.")
 
-    def objective(call, images, where, key):
+    def objective(call, images, batch, key):
+        where = batch["where"]
         (made, codes), state = call(images, training=True, where=where)
         total, count = _sum(squared_error(images, made), where)
-        entropy = knn_entropy(codes, k, where=where)
+        # Where epochs meet, or are smaller than a batch, it has images twice. Equal
+        # codes say nothing of a density, have no gradient and outweigh all others.
+        once = where & ~_repeated(batch["names"])
+        once = jnp.where(once.sum() > k, once, where)
+        entropy = knn_entropy(codes, k, where=once)
         loss = total / count - entropy_weight * entropy
         sums = {
             "loss": (loss * count, count),
@@ -166,10 +173,10 @@ def make_vae(config: AutoencoderConfig, *, beta: float = 1.0) -> ImageModel:
     """
     check_interval("beta", beta, "[0, inf)", "1 is a good start.")
 
-    def objective(call, images, where, key):
+    def objective(call, images, batch, key):
         (made, mean, log_variance), state = call(images, key=key)
-        total, count = _sum(squared_error(images, made), where)
-        kl, _ = _sum(gaussian_kl(mean, log_variance), where)
+        total, count = _sum(squared_error(images, made), batch["where"])
+        kl, _ = _sum(gaussian_kl(mean, log_variance), batch["where"])
         loss = total + beta * kl
         sums = {
             "loss": (loss, count),
@@ -180,9 +187,8 @@ def make_vae(config: AutoencoderConfig, *, beta: float = 1.0) -> ImageModel:
 
     def score(predictions, records):
         rows = _stacked(predictions)
-        mean, log_variance = jnp.asarray(rows.code), jnp.asarray(rows.log_variance)
-        codes = sample_gaussian(mean, log_variance, jax.random.key(0))
-        kl = float(gaussian_kl(mean, log_variance).mean())
+        codes, divergence = _drawn(rows.code, rows.log_variance)
+        kl = float(divergence)
         scores = {**_scores(rows.squared_error, np.asarray(codes)), "kl": kl}
         return {"loss": scores["reconstruction"] + beta * kl, **scores}
 
@@ -201,7 +207,7 @@ def gaussian_kl(
 ) -> Float[Array, " N"]:
     """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, summed over dimensions.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> gaussian_kl(jnp.array([[2.0, 0.0]]), jnp.zeros((1, 2)))
         Array([2.], dtype=float32)
@@ -222,7 +228,7 @@ def _image_model(
     Args:
         network: Module of `config` with `encode`, `decode` and `__call__`.
         config: Its shape.
-        objective: `(call, images, where, key) -> (loss, (state, metrics))`, with
+        objective: `(call, images, batch, key) -> (loss, (state, metrics))`, with
             `call(images, ...) -> (output of the network, state)`.
         score: See `Task`.
     """
@@ -250,11 +256,14 @@ def _image_model(
     def batch(
         records: ImageData | Sequence[ImageRecord], size: int
     ) -> dict[str, np.ndarray]:
-        return image_batch(records, size, config.image_shape)
+        names = np.zeros(size, np.uint32)
+        for row, record in enumerate(records):
+            names[row] = zlib.crc32(record.id.encode(errors="surrogatepass"))
+        return {**image_batch(records, size, config.image_shape), "names": names}
 
     def loss(params, state, batch, key):
         call = functools.partial(apply, params, state)
-        return objective(call, scaled_pixels(batch["images"]), batch["where"], key)
+        return objective(call, scaled_pixels(batch["images"]), batch, key)
 
     def predict(params, state, batch):
         codes, log_variance = posterior(params, state, batch["images"])
@@ -280,6 +289,13 @@ def _image_model(
         headline=("loss", "min"),
     )
     return ImageModel(task, encode, decode)
+
+
+def _repeated(names: UInt32[Array, " N"]) -> Bool[Array, " N"]:
+    """Which rows have the name of one before."""
+    number = jnp.arange(len(names))
+    before = number[None, :] < number[:, None]
+    return ((names[:, None] == names[None, :]) & before).any(1)
 
 
 def _sum(
@@ -314,13 +330,22 @@ def _scores(
             f"the entropy of codes needs more than {k} of them, and the split has "
             f"{len(codes)}: take more images."
         )
-    radius = radius_statistics(jnp.asarray(codes))
+    entropy, radius = _statistics(codes, k)
     return {
         "reconstruction": float(errors.mean(dtype=np.float64)),
-        "entropy": float(_entropy(codes, k)),
+        "entropy": float(entropy),
         "radius_mean": float(radius.mean),
         "radius_std": float(radius.std),
     }
 
 
-_entropy = jax.jit(knn_entropy, static_argnums=1)
+@jax.jit
+def _drawn(mean, log_variance):
+    """Codes of a VAE, one for each image, and the mean divergence from the prior."""
+    codes = sample_gaussian(mean, log_variance, jax.random.key(0))
+    return codes, gaussian_kl(mean, log_variance).mean()
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _statistics(codes, k):
+    return knn_entropy(codes, k), radius_statistics(codes)

@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ def make(config: CNNConfig, *, shift: int = 2) -> Task:
         )
     graph = nnx.eval_shape(lambda: CNN(config, rngs=nnx.Rngs(0)))
     apply = functionalize(graph).apply
-    features = feature_function(config)
+    features = functionalize(graph, method="features").apply
 
     def init(key):
         _, params, state = functionalize(CNN(config, rngs=nnx.Rngs(key)))
@@ -93,7 +93,7 @@ def make(config: CNNConfig, *, shift: int = 2) -> Task:
         images = scaled_pixels(batch["images"], params["output"]["kernel"].dtype)
         return {
             "logits": apply(params, state, images)[0],
-            "features": features(params, state, batch["images"]),
+            "features": features(params, state, images)[0],
         }
 
     def decode(outputs, records) -> list[ClassPrediction]:
@@ -127,27 +127,6 @@ def make(config: CNNConfig, *, shift: int = 2) -> Task:
     )
 
 
-def feature_function(config: CNNConfig) -> Callable[..., Array]:
-    """Build `(params, state, images) -> features`, a pure function to be jitted.
-
-    Args:
-        config: The network that the parameters belong to.
-
-    Returns:
-        A function of images `[B, H, W, C]`, uint8 or floating point in [0, 1], that
-        gives what the classifier decides by, `[B, features]` in the dtype of the
-        parameters.
-    """
-    graph = nnx.eval_shape(lambda: CNN(config, rngs=nnx.Rngs(0)))
-    apply = functionalize(graph, method="features").apply
-
-    def features(params: PyTree, state: PyTree, images: Images) -> Array:
-        pixels = scaled_pixels(images, params["output"]["kernel"].dtype)
-        return apply(params, state, pixels)[0]
-
-    return features
-
-
 def shift_images(key: Key[Array, ""], images: Images, most: int) -> Images:
     """Move each image by its own number of pixels, at most `most` in each direction.
 
@@ -176,7 +155,7 @@ def parameter_digest(params: PyTree) -> str:
     It covers the "/"-joined name, dtype, shape and little-endian bytes of every array,
     in the order of the names.
 
-    Example:
+    Examples:
         >>> parameter_digest({"bias": np.zeros(3, np.float32)})[:12]
         'f16ebb53d240'
     """

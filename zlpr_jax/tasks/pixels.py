@@ -22,7 +22,7 @@ def scaled_pixels(images: Images, dtype: Any = jnp.float32) -> Float[Array, "N H
 def byte_pixels(images: Float[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W C"]:
     """Pixels in [0, 1] as bytes, rounded, as image files hold them.
 
-    Example:
+    Examples:
         >>> byte_pixels(np.float32([0, 0.5, 1, 1.1]).reshape(1, 2, 2, 1)).ravel()
         array([  0, 128, 255, 255], dtype=uint8)
     """

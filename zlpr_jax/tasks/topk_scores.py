@@ -30,7 +30,7 @@ def inverse_propensity(
     Returns:
         1 / p_l >= 1, `[labels]`.
 
-    Example:
+    Examples:
         >>> inverse_propensity(np.array([0, 98]), 100).round(4).tolist()
         [5.7747, 1.4753]
 
@@ -61,7 +61,7 @@ def topk_scores(
     Returns:
         `{name: score}` with the names of `TOPK_SCORES`.
 
-    Example:
+    Examples:
         >>> predicted = np.array([[2, 0, 1, 3, 4]])
         >>> scores = topk_scores(predicted, [np.array([1, 2])], np.ones(5))
         >>> [round(scores[f"precision_at_{k}"], 3) for k in (1, 3, 5)]

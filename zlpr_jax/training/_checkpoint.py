@@ -57,7 +57,7 @@ class Checkpoints:
     Raises:
         InputError: If the folder cannot be used.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> config = CheckpointConfig(folder=Path(tempfile.mkdtemp()))
         >>> like = {"w": jax.ShapeDtypeStruct((3,), "float32")}

@@ -23,7 +23,7 @@ def draw_curves(
         title: Its title.
         headline: `Task.headline`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "curves.png"
         >>> rows = [

@@ -130,7 +130,7 @@ def fit(
         InputError: If there is no record, a checkpoint is of another configuration, or
             losses or gradients stop being finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from zlpr_jax import optim
         >>> from zlpr_jax.data.multilabel import Record

@@ -42,7 +42,7 @@ class ShuffledPlan:
     Raises:
         InputError: If there is no record, or the batch size is below 1.
 
-    Example:
+    Examples:
         >>> plan = ShuffledPlan(6, 4, seed=0)
         >>> sorted(np.concatenate([plan[0], plan[1], plan[2]]).tolist())
         [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -96,7 +96,7 @@ class BucketedPlan:
     Raises:
         InputError: As `ShuffledPlan`.
 
-    Example:
+    Examples:
         >>> plan = BucketedPlan(np.array([3, 9, 3, 9, 3, 9]), 3, seed=0)
         >>> sorted(sorted(plan[i].tolist()) for i in range(2))
         [[0, 2, 4], [1, 3, 5]]
@@ -150,7 +150,7 @@ class Batches:
         num_threads: Threads that build them. More than one only helps where records
             are slow to come by, such as images read from files.
 
-    Example:
+    Examples:
         >>> from zlpr_jax.models.mlp import MLPConfig
         >>> from zlpr_jax.data.multilabel import Record
         >>> from zlpr_jax.tasks import multilabel

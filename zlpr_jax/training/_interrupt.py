@@ -31,7 +31,7 @@ def first_interrupt() -> Iterator[Interrupt]:
     inside another and outside the main thread, where Python delivers no signal, has an
     event that is never set. A signal that the process was told to ignore stays ignored.
 
-    Example:
+    Examples:
         >>> with first_interrupt() as interrupted:
         ...     signal.raise_signal(signal.SIGINT)
         ...     interrupted.is_set(), interrupted.received.name

@@ -30,7 +30,7 @@ def parse_mesh(text: str) -> dict[str, int]:
         InputError: If an axis is unknown or named twice, or a size is not a positive
             integer.
 
-    Example:
+    Examples:
         >>> parse_mesh("data=4,fsdp=2")
         {'data': 4, 'fsdp': 2}
     """
@@ -85,7 +85,7 @@ def make_mesh(
         InputError: If a size is below 1, there are too few devices, or, with several
             processes or TPU slices, some of them would have no part.
 
-    Example:
+    Examples:
         >>> dict(make_mesh(data=1).shape)
         {'data': 1, 'fsdp': 1, 'label': 1}
     """
@@ -140,7 +140,7 @@ def param_shardings(
         InputError: If a rule matches no parameter, or does not fit one that it is the
             first to match.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jax.sharding import AbstractMesh, PartitionSpec as P
         >>> mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "label"))
@@ -189,7 +189,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> npt.NDArray[np.int64]:
     Raises:
         InputError: If the rows cannot be split evenly.
 
-    Example:
+    Examples:
         >>> process_rows(make_mesh(), 4)
         array([0, 1, 2, 3])
     """

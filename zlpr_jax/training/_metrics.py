@@ -37,7 +37,7 @@ class MetricsLog:
     Raises:
         InputError: If the file holds a line that is not a row, or cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
         >>> with MetricsLog(path) as log:

@@ -29,7 +29,7 @@ def pack_rows(
     Raises:
         InputError: If a length is not in [1, capacity]; it names the first such record.
 
-    Example:
+    Examples:
         >>> rows = pack_rows(np.array([5, 3, 6, 2, 4]), 10)
         >>> [row.tolist() for row in rows]
         [[2, 4], [0, 1, 3]]
@@ -95,7 +95,7 @@ class PackedRecords(Sequence[tuple[Any, ...]]):
         records: A sequence with integer indexing.
         rows: The records of each row, from `pack_rows`.
 
-    Example:
+    Examples:
         >>> rows = pack_rows(np.array([1, 4, 3]), 4)
         >>> list(PackedRecords("abc", rows))
         [('b',), ('a', 'c')]

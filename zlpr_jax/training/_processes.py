@@ -35,7 +35,7 @@ def initialize_processes() -> None:
         InputError: If the environment variables contradict each other or some are
             missing.
 
-    Example:
+    Examples:
         >>> initialize_processes()
         >>> jax.process_count(), is_main()
         (1, True)
@@ -143,7 +143,7 @@ def from_each_process(mesh: Mesh, flag: bool) -> jax.Array:
 def same_everywhere(text: str) -> str:
     """Return the text that process 0 has; all have to ask.
 
-    Example:
+    Examples:
         >>> same_everywhere("runs/yeast-2")
         'runs/yeast-2'
     """

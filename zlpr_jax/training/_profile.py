@@ -22,7 +22,7 @@ class Profile:
         steps: How many steps, >= 1.
         start: Steps that this process trains before, >= 0: the first ones compile.
 
-    Example:
+    Examples:
         >>> folder = Path(tempfile.mkdtemp())
         >>> with Profile(folder, 2, start=1).session() as trace:
         ...     for step in range(5):

@@ -30,7 +30,7 @@ class ProgressBar:
         console: Where to.
         line_every: Seconds between two plain lines at least.
 
-    Example:
+    Examples:
         >>> from rich.console import Console
         >>> with ProgressBar(Console(width=80, force_terminal=False)) as bar:
         ...     bar.start("zlpr, seed 0", headline=("micro_f1", "max"))
@@ -156,6 +156,8 @@ class ProgressBar:
         # jax sorts the keys of what a step returns
         names = sorted(progress.metrics, key=lambda metric: metric != "loss")
         metrics = [f"{key} {_short(progress.metrics[key])}" for key in names]
+        if name in names:
+            name = f"validation {name}"
         score = []
         if self._best is not None:
             best = _short(self._best)

@@ -32,7 +32,7 @@ class RunFolder:
     Attributes:
         path: The folder.
 
-    Example:
+    Examples:
         >>> target = Path(tempfile.mkdtemp()) / "run"
         >>> with RunFolder.make(target, {"config.json": {"seeds": 5}}) as folder:
         ...     folder.write_json("results.json", {"micro_f1": 0.6})
@@ -52,7 +52,7 @@ class RunFolder:
         Raises:
             InputError: If it exists, or cannot be made.
         """
-        if path.exists():
+        if os.path.exists(path):  # Path.exists raises if the name is too long
             raise _exists(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def is_complete(path: Path) -> bool:
 def resume_command(path: Path) -> str:
     """What to type to go on with a run.
 
-    Example:
+    Examples:
         >>> resume_command(Path("runs/yeast"))
         'zlpr-jax resume runs/yeast'
     """
