@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 
 
+class AtLeast(float):
+    """A target that the value must reach; a plain number must not be exceeded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measured number.
@@ -141,13 +145,15 @@ def print_table(rows: Iterable[dict[str, Any]], title: str) -> None:
     table.add_column("versus")
     for row in rows:
         value, target, style = row["value"], row["target"], "default"
+        above = isinstance(target, AtLeast)
         if value is not None and target is not None:
-            style = "green" if value <= target else "red"
+            met = value >= target if above else value <= target
+            style = "green" if met else "red"
         table.add_row(
             re.sub(r"^.*: ", "  ", row["name"]),  # a part stands below its figure
             "-" if value is None else f"[{style}]{value:.3g}[/]",
             row["unit"],
-            "" if target is None else f"<= {target:g}",
+            "" if target is None else f"{'>=' if above else '<='} {target:g}",
             row["versus"],
         )
     Console().print(table)

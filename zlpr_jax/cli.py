@@ -25,6 +25,7 @@ EXTRAS = {
     "sklearn": "scikit-learn",
     "tensorboardX": "tensorboardX",
     "tyro": "tyro",
+    "yaml": "pyyaml",
 }
 
 
@@ -59,7 +60,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         prog="zlpr-jax", description="Multi-label learning in JAX.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    recipes = "\n".join(f"  {name:12}{text}" for name, text in RECIPES.items())
+    recipes = "\n".join(f"  {name:18}{text}" for name, text in RECIPES.items())
     train = commands.add_parser(
         "train",
         help="train a recipe; up to 10,000 labels ZLPR beside BCE",
@@ -120,6 +121,22 @@ def _dispatch(arguments: Sequence[str]) -> int:
         "--steps", type=int, default=10, help="images on each path (default 10)"
     )
     paths.add_argument("--data", help="images to go between; default: generated ones")
+    generate = commands.add_parser(
+        "generate",
+        help="go on with a text, with a run of `train synthesizer-text`",
+        description="Go on with a text, with a run of `zlpr-jax train "
+        "synthesizer-text`.",
+    )
+    _add_generation(generate)
+    show = commands.add_parser(
+        "show",
+        help="draw what each token attends to, with a run of `train synthesizer-*`",
+        description="Draw what each token attends to, by layer and head, with a run of "
+        "`zlpr-jax train synthesizer-text` or `synthesizer-copy`.",
+    )
+    _add_run(show)
+    show.add_argument("--text", help="what to read; default: a few test tokens")
+    _add_out(show, "attention.png")
     commands.add_parser("list", help="list the recipes")
 
     options = parser.parse_args(arguments)
@@ -148,12 +165,49 @@ def _add_picture(
 ) -> None:
     _add_run(parser)
     parser.add_argument("--n", type=int, default=n, help=f"{what} (default {n})")
+    _add_out(parser, out)
+    parser.add_argument("--seed", type=int, default=0, help="of the codes (default 0)")
+
+
+def _add_out(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--out",
         default=out,
         help=f"PNG file to write, which must not exist (default {out})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the codes (default 0)")
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--prompt", default="", help="how it begins; default: no text")
+    parser.add_argument(
+        "--new",
+        type=int,
+        help="tokens to add at most; default: 200, or less if the context ends before",
+    )
+    parser.add_argument(
+        "--greedy", action="store_true", help="always take the most likely token"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="below 1 for likelier, above 1 for more surprising tokens (default 1)",
+    )
+    parser.add_argument("--top-k", type=int, help="only the K most likely tokens")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="only the most likely tokens that have the probability P together",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help="above 1 for fewer repetitions (default 1)",
+    )
+    parser.add_argument("--n", type=int, default=1, help="texts (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
 
 
 def _launch() -> ModuleType:

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import signal
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -65,6 +67,70 @@ def write_texts():
         return path
 
     return write
+
+
+COUNTING = ("one", "two", "three", "four", "five", "six")
+
+
+@pytest.fixture(scope="session")
+def write_counting():
+    """Write documents of eight words that count, from any word on."""
+
+    def write(path, rows=60, seed=0):
+        starts = np.random.default_rng(seed).integers(0, len(COUNTING), rows)
+        with path.open("w") as stream:
+            for start in starts:
+                words = [COUNTING[(start + i) % len(COUNTING)] for i in range(8)]
+                stream.write(json.dumps({"text": " ".join(words)}) + "\n")
+        return path
+
+    return write
+
+
+class Counted(NamedTuple):
+    """A run of `train synthesizer-text` that nothing happened to.
+
+    Attributes:
+        data: The texts.
+        settings: Its flags; all tests train this network, which compiles slowly.
+        folder: The run folder.
+        printed: What it printed.
+    """
+
+    data: Path
+    settings: tuple[str, ...]
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def counted(run, tmp_path_factory, write_counting, compile_once):
+    """Models that learned to count; see `write_counting`."""
+    folder = tmp_path_factory.mktemp("counted")
+    data = write_counting(folder / "counting.jsonl")
+    settings = (
+        *(
+            "--level",
+            "word",
+            "--length",
+            "12",
+            "--dropout",
+            "0",
+            "--steps",
+            "60",
+            "--eval-every",
+            "20",
+            "--seeds",
+            "2",
+        ),
+        *("--attention", "fixed-random", "mixture", "--width", "16", "--heads", "2"),
+        *("--batch-size", "16", "--report-every", "10", "--save-every", "15"),
+        *("--optimizer.learning-rate", "1e-2", "--no-tensorboard"),
+    )
+    flags = ("--data", data, "--run", folder / "run", *settings)
+    status, out, err = run("train", "synthesizer-text", *flags)
+    assert (status, err) == (0, "")
+    return Counted(data, settings, folder / "run", out)
 
 
 @pytest.fixture(scope="session")

@@ -4,4 +4,6 @@ RECIPES = {
     "yeast": "Mulan yeast, 14 labels; the data comes with the installation",
     "multilabel": "your own file: ARFF, svmlight, CSV, TSV or JSONL",
     "eae": "generate images with an entropic autoencoder; MNIST digits, or your own",
+    "synthesizer-text": "language models of a text, one for each kind of attention",
+    "synthesizer-copy": "which kind of attention learns to copy sequences",
 }

@@ -5,8 +5,10 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from zlpr_jax._errors import InputError
 from zlpr_jax.recipes import RECIPES
@@ -26,7 +28,7 @@ def train(recipe: str, settings: Sequence[str]) -> None:
     """
     import tyro
 
-    module = importlib.import_module(f"zlpr_jax.recipes.{recipe}")
+    module = _module(recipe)
     prog = f"zlpr-jax train {recipe}"
     parser = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
@@ -58,7 +60,7 @@ def resume(run_path: str, *, mesh: str | None, verify: bool) -> None:
         InputError: If there is no run to go on with, or its config.json was damaged.
     """
     path = Path(run_path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
             f"{path}: no such run folder: give the folder that `zlpr-jax train` made."
         )
@@ -72,7 +74,7 @@ def resume(run_path: str, *, mesh: str | None, verify: bool) -> None:
         raise InputError(
             f"{source}: recipe must be one of {', '.join(RECIPES)}, got {recipe!r}."
         )
-    module = importlib.import_module(f"zlpr_jax.recipes.{recipe}")
+    module = _module(recipe)
     settings = stored.get("settings")
     config = from_json(module.Config, settings, source=f"{source}, settings")
     config = dataclasses.replace(
@@ -83,3 +85,7 @@ def resume(run_path: str, *, mesh: str | None, verify: bool) -> None:
     )
     initialize_processes()
     module.run(config, resume=True)
+
+
+def _module(recipe: str) -> ModuleType:
+    return importlib.import_module(f"zlpr_jax.recipes.{recipe.replace('-', '_')}")

@@ -1,0 +1,490 @@
+"""A causal language model with any attention of the Synthesizer family."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from zlpr_jax._checks import is_concrete
+from zlpr_jax.models._sampling import Sampling, choose_tokens
+from zlpr_jax.nn import (
+    Attention,
+    Block,
+    DenseScores,
+    DotProductScores,
+    FactorizedDenseScores,
+    FactorizedRandomScores,
+    FixedRandomScores,
+    LayerNorm,
+    Memory,
+    Places,
+    RandomScores,
+    Scores,
+    Stack,
+    causal_mask,
+    segment_mask,
+)
+
+Component = Literal[
+    "dot", "dense", "factorized-dense", "random", "fixed-random", "factorized-random"
+]
+COMPONENTS = get_args(Component)
+GREEDY = Sampling(greedy=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a `Decoder`.
+
+    Attributes:
+        vocabulary: Number of tokens.
+        max_length: Most tokens of a text, prompt and answer together.
+        width: Of a token's representation.
+        layers: Number of blocks.
+        heads: Of attention; width must be a multiple.
+        hidden: Width inside of a block; by default four times the width.
+        attention: Where attention gets its scores from; with more than one, from a
+            learned mixture of them in every head.
+        positions: What tells a token where it stands: a learned vector added to it,
+            rotary or relative (NEZHA) positions in attention, or nothing. Dot-product
+            scores need one of them; the tables of synthesizers belong to positions
+            anyhow, and rotary positions act on dot-product scores alone.
+        distance: Offset up to which relative positions are told apart.
+        rank: Of factorized-random.
+        norm: Layer normalisation before each part of a block, or after it.
+        dropout: Share of what each part of a block adds that is dropped in training,
+            and of the first representation, in [0, 1).
+        tied: Whether the output layer is the embedding.
+        remat: Whether the backward pass computes what is inside of a block again, which
+            takes less memory.
+    """
+
+    vocabulary: int
+    max_length: int
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    hidden: int | None = None
+    attention: tuple[Component, ...] = ("dot",)
+    positions: Literal["learned", "rotary", "relative", "none"] = "learned"
+    distance: int = 64
+    rank: int = 8
+    norm: Literal["pre", "post"] = "pre"
+    dropout: float = 0.0
+    tied: bool = True
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("vocabulary", "max_length", "width", "layers", "heads"):
+            _check_at_least(1, name, getattr(self, name))
+        _check_at_least(1, "distance", self.distance)
+        _check_at_least(1, "rank", self.rank)
+        if self.hidden is not None:
+            _check_at_least(1, "hidden", self.hidden)
+        if self.width % self.heads:
+            raise ValueError(
+                f"width must be a multiple of heads, got {self.width} and {self.heads}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        names = self.attention
+        if not names or len(set(names)) < len(names) or set(names) - set(COMPONENTS):
+            raise ValueError(
+                f"attention must name one or more of {', '.join(COMPONENTS)}, each "
+                f"once, got {names}."
+            )
+        for name, allowed in (
+            ("positions", ("learned", "rotary", "relative", "none")),
+            ("norm", ("pre", "post")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, "
+                    f"got {getattr(self, name)!r}."
+                )
+
+
+class DecoderState(NamedTuple):
+    """What a decoder remembers of the texts it goes on with.
+
+    Attributes:
+        memories: For each layer, with room for S tokens; token t of a text is at t.
+        lengths: `[B]`, tokens of each text so far.
+    """
+
+    memories: list[Memory]
+    lengths: Int[Array, " B"]
+
+
+class Generated(NamedTuple):
+    """What `Decoder.generate` adds to texts.
+
+    Attributes:
+        tokens: int32 `[B, new]`; 0 behind the end of a text.
+        lengths: int32 `[B]`, tokens of each, a stop token included.
+    """
+
+    tokens: Int[Array, "B new"]
+    lengths: Int[Array, " B"]
+
+
+class Decoder(nnx.Module):
+    """A causal language model: embedding, transformer blocks, output layer.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> config = DecoderConfig(
+        ...     vocabulary=100, max_length=32, width=64, layers=2, attention=("random",)
+        ... )
+        >>> model = Decoder(config, rngs=nnx.Rngs(0))
+        >>> tokens = jnp.zeros((2, 10), int)
+        >>> model(tokens).shape
+        (2, 10, 100)
+        >>> logits, state = model.begin(tokens, jnp.array([10, 7]), room=16)
+        >>> logits.shape, model.extend(tokens[:, :1], state)[0].shape
+        ((2, 100), (2, 1, 100))
+
+    References:
+        Tay et al., "Synthesizer: Rethinking Self-Attention for Transformer Models",
+        https://arxiv.org/abs/2005.00743
+        Radford et al., "Language models are unsupervised multitask learners", 2019.
+    """
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        normal = jax.nn.initializers.normal(0.02)
+        width = config.width
+        # not nnx.Embed, whose dtype is fixed when it is made
+        self.embedding = nnx.Param(normal(rngs.params(), (config.vocabulary, width)))
+        self.positions = (
+            nnx.Param(normal(rngs.params(), (config.max_length, width)))
+            if config.positions == "learned"
+            else None
+        )
+        self.stack = Stack(
+            config.layers,
+            functools.partial(_block, config),
+            remat=config.remat,
+            rngs=rngs,
+        )
+        pre = config.norm == "pre"
+        self.norm = LayerNorm(width, rngs=rngs) if pre else None
+        self.output = (
+            None
+            if config.tied
+            else nnx.Linear(width, config.vocabulary, use_bias=False, rngs=rngs)
+        )
+        self.dropout = nnx.Dropout(config.dropout)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Score every token as the next one, after each token.
+
+        Args:
+            tokens: `[B, T]`, ids.
+            positions: `[B, T]`, the position of each token in its text, consecutive
+                within a segment; `None` for 0, ..., T - 1, which is faster.
+            segments: `[B, T]`: tokens attend to those of their own segment only, and 0
+                is padding, which is not between tokens of one segment. `None` for one
+                segment.
+            key: Randomness for dropout; `None` switches dropout off.
+
+        Returns:
+            Logits `[B, T, vocabulary]`, float32 at least.
+
+        Raises:
+            ValueError: If T is more than `max_length`.
+        """
+        length = tokens.shape[1]
+        self._check_length(length)
+        mask = causal_mask(length)
+        if segments is not None:
+            mask = mask & segment_mask(segments)
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = self._embed(tokens, positions)
+        if keys[0] is not None:
+            x = self.dropout(x, deterministic=False, rngs=keys[0])
+        places = Places(positions, positions)
+        return self._logits(self.stack(x, mask=mask, places=places, key=keys[1]))
+
+    def begin(
+        self, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], *, room: int
+    ) -> tuple[Float[Array, "B V"], DecoderState]:
+        """Read prompts, all tokens at once.
+
+        Args:
+            tokens: `[B, T]`; row b has `lengths[b]` tokens, and any others after them.
+            lengths: `[B]`, in `[1, T]`.
+            room: Tokens to remember, at least T.
+
+        Returns:
+            The logits after the last token of each prompt `[B, vocabulary]`, and what
+            to go on with.
+
+        Raises:
+            ValueError: If T is more than `room`, or `room` more than `max_length`, or a
+                length is out of range and known before tracing.
+        """
+        length = tokens.shape[1]
+        self._check_length(max(length, room))
+        if length > room:
+            raise ValueError(f"{length} tokens have no room in {room}: give more room.")
+        known = np.asarray(lengths) if is_concrete(lengths) else np.ones(1)
+        if known.min() < 1 or known.max() > length:
+            raise ValueError(
+                f"lengths must lie in [1, {length}], got {known}: each row needs a "
+                "token, and no more than there are."
+            )
+        # tokens behind the prompt's end are seen by none of it
+        mask, memories = causal_mask(length), []
+        x = self._embed(tokens, None)
+        for block in self.stack.unstacked():
+            x, memory = block.remember_and_attend(x, mask=mask)
+            memories.append(jax.tree.map(lambda new: _with_room(new, room), memory))
+        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
+        return self._logits(last)[:, 0], DecoderState(memories, lengths)
+
+    def extend(
+        self,
+        tokens: Int[Array, "B T"],
+        state: DecoderState,
+        blocks: list[Block] | None = None,
+    ) -> tuple[Float[Array, "B T V"], DecoderState]:
+        """Go on with texts: read T more tokens of each.
+
+        Args:
+            tokens: `[B, T]`, those that follow.
+            state: What is remembered; a token that it has no room for gives NaN.
+            blocks: `stack.unstacked()`, where many calls share it.
+
+        Returns:
+            The logits after each of them, and the new state.
+        """
+        count, length = tokens.shape
+        rows = jnp.arange(count)[:, None]
+        positions = state.lengths[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
+        room = state.memories[0].values.shape[1]
+        mask = jnp.arange(room, dtype=jnp.int32)[None, None] <= positions[:, :, None]
+        memories = []
+        x = self._embed(tokens, positions)
+        # such a token is not remembered: no answer rather than a wrong one
+        x = jnp.where((positions < room)[..., None], x, jnp.nan)
+        for block, memory in zip(
+            blocks or self.stack.unstacked(), state.memories, strict=True
+        ):
+            write = functools.partial(_written, memory, rows, positions)
+            x, memory = block.remember_and_attend(
+                x, memory=write, mask=mask, places=Places(positions)
+            )
+            memories.append(memory)
+        return self._logits(x), DecoderState(memories, state.lengths + length)
+
+    def generate(
+        self,
+        tokens: Int[Array, "B T"],
+        where: Bool[Array, "B T"],
+        *,
+        key: Key[Array, ""],
+        new: int,
+        sampling: Sampling = GREEDY,
+        stop: tuple[int, ...] = (),
+    ) -> Generated:
+        """Go on with prompts.
+
+        Prompts are read all at once, then one token of each text at a time, in one
+        `lax.while_loop` that ends with the last text.
+
+        Args:
+            tokens: `[B, T]`, the prompts.
+            where: `[B, T]`, which tokens are real: padding may be anywhere, each row
+                needs one real token.
+            key: Randomness of sampling.
+            new: Tokens to add at most, >= 1. A text also ends at `max_length`.
+            sampling: How tokens are chosen.
+            stop: Tokens that end a text.
+
+        Returns:
+            What is added to each.
+
+        Raises:
+            ValueError: If `new` is out of range, T is more than `max_length`, or
+                sampling or `stop` do not fit the vocabulary.
+        """
+        _check_at_least(1, "new", new)
+        sampling.check(self.config.vocabulary)
+        if not all(0 <= token < self.config.vocabulary for token in stop):
+            raise ValueError(
+                f"stop must name tokens in [0, {self.config.vocabulary - 1}], got "
+                f"{stop}: () for none."
+            )
+        count, length = tokens.shape
+        # real tokens first: then a token's place in memory is its position
+        order = jnp.argsort(~where, axis=1, stable=True)
+        tokens = jnp.take_along_axis(tokens, order, axis=1)
+        lengths = where.sum(1, dtype=jnp.int32)
+        full = self.config.max_length
+        room = min(length + new, full)
+        rows, blocks = jnp.arange(count), self.stack.unstacked()
+        seen = None
+        if sampling.repetition_penalty != 1:
+            seen = jnp.zeros((count, self.config.vocabulary), bool)
+            real = jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
+            seen = seen.at[rows[:, None], tokens].max(real)
+
+        class Course(NamedTuple):
+            step: Array
+            text: Array
+            added: Array
+            done: Array
+            seen: Array | None
+            state: DecoderState
+
+        def choose(logits: Array, course: Course) -> Course:
+            step, done = course.step, course.done
+            chosen = choose_tokens(
+                logits, sampling, jax.random.fold_in(key, step), course.seen
+            )
+            chosen = jnp.where(done, 0, chosen)
+            added = course.added + (~done).astype(jnp.int32)
+            stopped = jnp.isin(chosen, jnp.array(stop, jnp.int32)) if stop else done
+            return Course(
+                step + 1,
+                course.text.at[:, step].set(chosen),
+                added,
+                done | stopped | (lengths + added >= full),
+                None if course.seen is None else course.seen.at[rows, chosen].set(True),
+                course.state,
+            )
+
+        def go_on(course: Course) -> Course:
+            last = jnp.take(course.text, course.step - 1, axis=1)
+            logits, state = self.extend(last[:, None], course.state, blocks)
+            return choose(logits[:, 0], course._replace(state=state))
+
+        logits, state = self.begin(tokens, lengths, room=room)
+        course = Course(
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((count, new), jnp.int32),
+            jnp.zeros(count, jnp.int32),
+            lengths >= full,
+            seen,
+            state,
+        )
+        course = jax.lax.while_loop(
+            lambda course: (course.step < new) & ~course.done.all(),
+            go_on,
+            choose(logits, course),
+        )
+        return Generated(course.text, course.added)
+
+    def attended(self, tokens: Int[Array, "B T"]) -> Float[Array, "layers B H T T"]:
+        """Give what each token attends to, per layer and head, float32."""
+        x, mask = self._embed(tokens, None), causal_mask(tokens.shape[1])
+        shape = (len(tokens), self.config.heads, *mask.shape[1:])
+        layers = []
+        for block in self.stack.unstacked():
+            y = block.attention_norm(x) if block.norm == "pre" else x
+            memory = block.attention.remember(y)
+            p = block.attention.probabilities(y, memory, mask=mask)
+            layers.append(jnp.broadcast_to(p, shape))
+            x = block(x, mask=mask)
+        return jnp.stack(layers)
+
+    def _embed(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None
+    ) -> Float[Array, "B T D"]:
+        # an id or a position that there is not gives NaN
+        x = jnp.take(self.embedding[...], tokens, axis=0)
+        if self.positions is None:
+            return x
+        table = self.positions[...]
+        if positions is None:
+            return x + table[None, : tokens.shape[1]]
+        return x + jnp.take(table, positions, axis=0)
+
+    def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        x = x if self.norm is None else self.norm(x)
+        if self.output is None:
+            logits = jnp.einsum("btd,vd->btv", x, self.embedding[...])
+        else:
+            logits = self.output(x)
+        return logits.astype(np.promote_types(logits.dtype, np.float32))
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_length:
+            raise ValueError(
+                f"{length} tokens, but the model was made for max_length = "
+                f"{self.config.max_length}: cut the text, or make it larger."
+            )
+
+
+def _block(config: DecoderConfig, rngs: nnx.Rngs) -> Block:
+    width, heads = config.width, config.heads
+    relative = config.distance if config.positions == "relative" else None
+    makers = _makers(config, relative)
+    scores = [makers[name](rngs) for name in config.attention]
+    attention = Attention(
+        width, heads, scores, relative=relative, use_bias=True, rngs=rngs
+    )
+    return Block(
+        width,
+        config.hidden or 4 * width,
+        attention,
+        norm=config.norm,
+        dropout=config.dropout,
+        rngs=rngs,
+    )
+
+
+def _makers(
+    config: DecoderConfig, relative: int | None
+) -> Mapping[str, Callable[[nnx.Rngs], Scores]]:
+    width, heads, length = config.width, config.heads, config.max_length
+    return {
+        "dot": lambda rngs: DotProductScores(
+            width,
+            heads,
+            rotary=config.positions == "rotary",
+            relative=relative,
+            use_bias=True,
+            rngs=rngs,
+        ),
+        "dense": lambda rngs: DenseScores(width, heads, length, rngs=rngs),
+        "factorized-dense": lambda rngs: FactorizedDenseScores(
+            width, heads, length, rngs=rngs
+        ),
+        "random": lambda rngs: RandomScores(heads, length, rngs=rngs),
+        "fixed-random": lambda rngs: FixedRandomScores(heads, length, rngs=rngs),
+        "factorized-random": lambda rngs: FactorizedRandomScores(
+            heads, length, rank=config.rank, rngs=rngs
+        ),
+    }
+
+
+def _with_room(new: Float[Array, "B T H d"], room: int) -> Float[Array, "B S H d"]:
+    return jnp.pad(new, [(0, 0), (0, room - new.shape[1]), (0, 0), (0, 0)])
+
+
+def _written(
+    memory: Memory, rows: Int[Array, "B 1"], positions: Int[Array, "B T"], new: Memory
+) -> Memory:
+    """What is remembered, with new tokens at their positions."""
+    return jax.tree.map(lambda old, new: old.at[rows, positions].set(new), memory, new)
+
+
+def _check_at_least(low: int, name: str, value: int) -> None:
+    if value < low:
+        raise ValueError(f"{name} must be >= {low}, got {value}.")
