@@ -469,7 +469,7 @@ def test_fixed_random_survives_training(tmp_path):
 
 
 def test_eight_devices_train_as_one():
-    config = configuration(("fixed-random", "dot"), "relative", width=64, hidden=256)
+    config = configuration(("fixed-random", "dot"), width=64, hidden=256, tied=True)
     task = language.make(config)
     initial = oracles.jit(task.init)(jax.random.key(0))
     tokens = np.random.default_rng(0).integers(0, 9, (48, LENGTH)).astype(np.int32)

@@ -190,7 +190,7 @@ def test_with_64_bits_and_eagerly():
     np.testing.assert_array_equal(eager, CHOOSE(rows, sampling, jax.random.key(0)))
     with jax.enable_x64(True):
         for one in (sampling, Sampling(), GREEDY):
-            chosen = choose_tokens(rows.astype(jnp.float64), one, jax.random.key(0))
+            chosen = CHOOSE(rows.astype(jnp.float64), one, jax.random.key(0))
             chex.assert_type(chosen, jnp.int32)
 
 

@@ -7,10 +7,8 @@ from flax import nnx
 
 from zlpr_jax.nn import functionalize
 
-# what these tests cost is nearly all compilation: a quarter of it is enough
-QUICK = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # later ones do not have the option
-    QUICK["xla_cpu_use_fusion_emitters"] = False
+# compilation is most of what these tests cost; later versions do not have the option
+QUICK = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
 def jit(function, **options):

@@ -76,7 +76,7 @@ def test_the_model_that_is_kept_has_the_perplexity_that_is_reported(counted):
     documents = [
         json.loads(line)["text"] for line in counted.data.read_text().splitlines()
     ]
-    config = synthesizer_text.Config(length=12)
+    config = synthesizer_text.Config(level="word", length=12)
     *_, test = split(Texts(documents=tuple(documents), path=""), config)
     assert len(test) == 6
     graph = nnx.eval_shape(lambda: Decoder(model.config, rngs=nnx.Rngs(0)))
@@ -156,7 +156,8 @@ def test_characters_of_one_document(run, counted, tmp_path):
 
 def test_copy(run, counted, tmp_path):
     folder = tmp_path / "run"
-    _, _, *others = counted.settings  # but for --length
+    start = counted.settings.index("--length") + 2  # what is of texts is before
+    others = counted.settings[start:]
     flags = ("--shortest", "2", "--longest", "5", "--symbols", "5", "--rows", "200")
     flags = (*flags, "--test-rows", "40", *others, "--seeds", "1", "--run", folder)
     flags = (*flags, "--attention", "mixture")
@@ -288,14 +289,16 @@ def test_test_text_has_no_say_in_the_vocabulary():
         (2, None, ["a", "b"]),
         (1, 4, ["a", "b"]),
     ):
-        config = synthesizer_text.Config(min_count=count, vocabulary_size=size)
+        config = synthesizer_text.Config(
+            level="word", min_count=count, vocabulary_size=size
+        )
         tokens = choose_vocabulary(training, config).tokens
         assert sorted(tokens[2:]) == known
 
 
 def test_what_is_shown_of_a_run_is_known():
     documents = ["a b", *["a b a b c a"] * 20, "x"]
-    config = synthesizer_text.Config(min_count=2, length=5)
+    config = synthesizer_text.Config(level="word", min_count=2, length=5)
     problem = make_problem(config, Texts(documents=tuple(documents), path=""))
     shown = problem.entries["shown"]
     assert UNKNOWN not in shown["tokens"]
