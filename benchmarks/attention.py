@@ -45,8 +45,9 @@ PROMPT, NEW = 32, 128
 class FusedAttention(Attention):
     """Dot-product attention by `jax.nn.dot_product_attention`."""
 
-    def attend(self, x, memory, *, mask=None, places=None):
-        """As in `Attention`; the mask is causal."""
+    def attend(self, x, memory, *, mask=None, places=None, key=None):
+        """As in `Attention`; the mask is causal, nothing is dropped."""
+        assert key is None
         scores = self.scores[0]
         queries = scores.query(x).reshape(memory.values.shape)
         y = jax.nn.dot_product_attention(

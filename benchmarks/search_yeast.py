@@ -24,6 +24,8 @@ from zlpr_jax.tasks import multilabel
 from zlpr_jax.tasks.features import feature_scaling
 from zlpr_jax.training import FitConfig, fit
 
+OBJECTIVES = {"zlpr": multilabel.ZLPR, "bce": multilabel.BCE}
+
 # A coarser search, over one or two layers of 256 to 1024 units, dropout up to 0.7,
 # input dropout, and learning rates from 3e-4 to 3e-3, left these layers standing.
 GRID = {
@@ -46,7 +48,7 @@ def validation_score(loss, draw, seed, scaling, fitting, validation):
         dropout=draw["dropout"],
         input_dropout=draw["input_dropout"],
     )
-    task = multilabel.make(network, loss=multilabel.LOSSES[loss], scaling=scaling)
+    task = multilabel.make(network, objective=OBJECTIVES[loss], scaling=scaling)
     optimizer = OptimizerConfig(
         learning_rate=draw["learning_rate"], weight_decay=draw["weight_decay"]
     )

@@ -24,6 +24,7 @@ EXTRAS = {
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tensorboardX": "tensorboardX",
+    "tokenizers": "tokenizers",
     "tyro": "tyro",
     "yaml": "pyyaml",
 }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 from scipy.stats import differential_entropy
 from sklearn.neighbors import KDTree
@@ -27,12 +28,17 @@ knn_entropy = jax.jit(
 
 def oracle(samples, k=1, metric="euclidean"):
     """The estimate in float64, neighbours found by a KD-tree."""
-    n, d = samples.shape
-    ball = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
-    volume = ball if metric == "euclidean" else d * np.log(2)
     tree = KDTree(samples, metric=metric)
     distance = tree.query(samples, k + 1)[0][:, k]
-    return digamma(n) - digamma(k) + volume + d * np.log(distance).mean()
+    return of_distances(distance, samples.shape[1], k, metric)
+
+
+def of_distances(distance, d, k=1, metric="euclidean"):
+    """The estimate from the distance of each sample to its k-th neighbour."""
+    ball = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
+    volume = ball if metric == "euclidean" else d * np.log(2)
+    constant = digamma(len(distance)) - digamma(k) + volume
+    return constant + d * np.log(distance).mean()
 
 
 def normal(seed, *shape):
@@ -136,11 +142,23 @@ def test_correlated_gaussian(d):
     assert error < 3
 
 
-@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("d", [1, 2])
 def test_uniform_cube(d):
-    """In four dimensions too many samples lie at the surface: 7 standard errors."""
     draw = lambda seed, n: np.random.default_rng(seed).uniform(size=(n, d))
     assert standardised_error(draw, 0) < 3
+
+
+@pytest.mark.parametrize(("d", "excess"), [(3, 0.03), (4, 0.09)])
+def test_uniform_cube_has_a_surface(d, excess):
+    """No neighbours lie beyond it: 3 and 7 standard errors, of 0.01 each, too high.
+
+    On a torus, which has none, the same samples have the entropy 0.
+    """
+    draws = [np.random.default_rng(seed).uniform(size=(20_000, d)) for seed in range(6)]
+    found = knn_entropy(jnp.asarray(draws[0], jnp.float32))
+    np.testing.assert_allclose(found, excess, atol=0.03)
+    nearest = [cKDTree(z, boxsize=1).query(z, 2)[0][:, 1] for z in draws]
+    assert abs(np.mean([of_distances(distance, d) for distance in nearest])) < 0.015
 
 
 def test_equal_samples_stay_finite():

@@ -77,7 +77,7 @@ def relative_vectors(queries, keys, distance, d):
     offset = np.where(offset < -distance, -distance, offset)
     a = np.zeros((*offset.shape, d))
     for i in range(d // 2):
-        angle = offset / 10000.0 ** (2 * i / d)
+        angle = (offset + distance) / 10000.0 ** (2 * i / d)
         a[..., 2 * i], a[..., 2 * i + 1] = np.sin(angle), np.cos(angle)
     return a
 

@@ -4,13 +4,20 @@ import io
 import json
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zlpr_jax import training
 from zlpr_jax._errors import InputError
+from zlpr_jax.data.images import read_images
 from zlpr_jax.recipes import _autoencoder_results as shown
+from zlpr_jax.recipes import _frechet, eae
+from zlpr_jax.recipes._optimizer import make_optimizer
+
+MNIST = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "img_mnist"
 
 SETTINGS = (
     *("--entropy-weights", "0", "1", "--vae-betas", "0.5", "--latent", "2"),
@@ -150,7 +157,7 @@ def test_interpolate(run, trained, data, tmp_path):
         (("sample", "RUN", "--out", "WIDE/a.png"), "a.png: cannot be written: Not a"),
         (("sample", "absent"), "absent: no such run folder"),
         (("interpolate", "RUN", "--steps", "1"), "--steps must be in [2, 100], got 1"),
-        (("interpolate", "RUN", "--data", "WIDE"), "images of the shape (6, 9, 1)"),
+        (("interpolate", "RUN", "--data", "WIDE"), "are 6 x 9 grey, those of the"),
         (("evaluate", "RUN"), "a run of the recipe 'eae'"),
         (("predict", "RUN", "--data", "x.csv"), "for it there is `zlpr-jax sa"),
     ],
@@ -209,6 +216,23 @@ def test_other_images_are_no_resume(run, stop, tmp_path, monkeypatch):
     status, _, err = run("resume", folder)
     assert status == 2
     assert f"the images of {images} are not those that the run began with" in err
+
+
+# -- the measure
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MNIST.is_dir(), reason=f"MNIST is not at {MNIST}")
+def test_the_classifier_names_digits_rightly():
+    """Distances in the features of one that does not would mean little."""
+    train, test = read_images(MNIST)
+    task, steps = _frechet.classifier_task(train), eae.Config().classifier_steps
+    settings = training.FitConfig(steps=steps, batch_size=_frechet.BATCH_SIZE)
+    tx = make_optimizer(_frechet.OPTIMIZER, steps)
+    fitted = training.fit(task, tx, train, settings)
+    trained = fitted.params, fitted.state
+    scores, _ = training.evaluate(task, *trained, test, _frechet.CHUNK)
+    assert scores["accuracy"] >= 0.98
 
 
 # -- the choice

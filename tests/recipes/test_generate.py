@@ -71,7 +71,7 @@ def test_unknown_words_are_named(run, trained):
         (("--greedy", "--n", "2"), "--greedy always takes the most likely token"),
         (("--new", "12"), "but a text has 12 at most: shorten the prompt, or give --n"),
         (("--prompt", "one " * 12), "the prompt has 13 tokens with <end> before it"),
-        (("--prompt", "one " * 11), "12 tokens with <end> before it and --new adds 1"),
+        (("--prompt", "one " * 11), "12 at most, with what is added: shorten"),
     ],
 )
 def test_bad_arguments(run, trained, flags, message):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 
@@ -239,6 +240,61 @@ def test_eight_devices_are_one(start, name):
     chex.assert_trees_all_close(
         step(placed, state, arrays, KEY), single, rtol=1e-5, atol=1e-5
     )
+
+
+def mapped_by_shard_map(step, check_vma):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    whole, rows = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(whole, whole, rows, whole),
+        out_specs=whole,
+        check_vma=check_vma,
+    )
+    return jax.jit(mapped)
+
+
+def mapped_by_pmap(step):
+    run = jax.pmap(step, axis_name="data", in_axes=(None, None, 0, None))
+
+    def whole(params, state, batch, key):
+        split = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
+        devices = jax.device_get(run(params, state, split, key))
+        one, *others = (jax.tree.map(lambda x: x[i], devices) for i in range(8))
+        for other in others:
+            chex.assert_trees_all_close(other, one, rtol=1e-6)
+        return one
+
+    return whole
+
+
+@pytest.mark.parametrize("how", ["shard_map", "shard_map unchecked", "pmap"])
+def test_mapped_over_eight_devices_is_one(start, how):
+    """With rows that are padding on two of the devices, and an image on two."""
+    params, state, step = start["eae"]
+    batch = MODELS["eae"].task.batch(DATA.take([*range(12), 3]), 16)
+    expected = step(params, state, batch, KEY)
+    task = make_eae(CONFIG, entropy_weight=0.7, k=2, axis_name="data").task
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(task.init, KEY), jax.eval_shape(MODELS["eae"].task.init, KEY)
+    )
+
+    def mapped(params, state, batch, key):
+        value, grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, state, batch, key
+        )
+        if how != "shard_map":  # there the sum over devices is part of the gradient
+            grads = jax.lax.pmean(grads, "data")
+        return value, grads
+
+    run = (
+        mapped_by_pmap(mapped)
+        if how == "pmap"
+        else mapped_by_shard_map(mapped, how == "shard_map")
+    )
+    got = run(params, state, batch, KEY)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16(start):

@@ -13,6 +13,7 @@ from zlpr_jax.training._run import is_complete, resume_command
 COMMANDS = {
     "yeast": "`zlpr-jax evaluate` and `zlpr-jax predict`",
     "multilabel": "`zlpr-jax evaluate` and `zlpr-jax predict`",
+    "goemotions": "`zlpr-jax evaluate` and `zlpr-jax predict`",
     "eae": "`zlpr-jax sample` and `zlpr-jax interpolate`",
     "synthesizer-text": "`zlpr-jax generate` and `zlpr-jax show`",
     "synthesizer-copy": "`zlpr-jax show`",

@@ -67,10 +67,13 @@ def run(
     most = model.config.max_length
     room = most - len(tokens)
     if room < (new or 1):
+        added, ends = f" and --new adds {new}", ""
+        if new is None:
+            added, ends = "", ", with what is added"
         remedy = f", or give --new {room}" if room > 0 else ""
         raise InputError(
-            f"the prompt has {len(tokens)} tokens with <end> before it and --new adds "
-            f"{new or 1}, but a text has {most} at most: shorten the prompt{remedy}."
+            f"the prompt has {len(tokens)} tokens with <end> before it{added}, but a "
+            f"text has {most} at most{ends}: shorten the prompt{remedy}."
         )
     try:
         generate = make_generate(

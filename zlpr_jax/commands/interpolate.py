@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from zlpr_jax._errors import InputError
 from zlpr_jax.commands._generator import load_generator
 from zlpr_jax.commands._seed import seeded
+from zlpr_jax.data._images import size_name
 from zlpr_jax.data.image_grid import check_png, image_grid, write_png
 from zlpr_jax.data.images import read_images
 from zlpr_jax.models.eae import spherical_interpolation
@@ -41,9 +42,9 @@ def run(
         images, _ = read_images(data)
         if images.image_shape != generator.config.image_shape:
             raise InputError(
-                f"{data}: images of the shape {images.image_shape}, the run's have "
-                f"{generator.config.image_shape} (height, width, channels): "
-                "resize them."
+                f"{data}: the images are {size_name(images.image_shape)}, those of the "
+                f"run are {size_name(generator.config.image_shape)}: resize or convert "
+                "them."
             )
         chosen = jax.random.choice(key, len(images), (2 * n,), replace=True)
         ends = generator.encode(images.images[jax.device_get(chosen)])

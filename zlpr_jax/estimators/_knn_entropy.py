@@ -39,8 +39,9 @@ def knn_entropy(
     which sample is whose neighbour is constant. It follows the scale exactly: H(aZ) =
     H(Z) + d log a, and the inner product of samples and gradient is d.
 
-    The estimate is biased upwards where d is large, and can be gamed: points that are
-    optimised reach estimates above the entropy of any distribution of their moments.
+    The estimate is biased upwards where d is large, or where a density ends abruptly,
+    and can be gamed: points that are optimised reach estimates above the entropy of any
+    distribution of their moments.
     So compare with `gaussian_knn_entropy` at the same N, d and k, on samples that were
     not optimised.
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from zlpr_jax._typing import AxisName
+
 # Per step, for the running mean and variance of the codes: an average over the last 10
 # batches or so. A longer one falls behind the encoder, and remembers where it began:
 # 4 % of them are left after 30 steps, where with 0.99 it would be 74 %.
@@ -117,6 +119,13 @@ class EAE(nnx.Module):
     otherwise. They are float32 whatever the parameters are, and the variance is that of
     the differences from the mean: `E[z^2] - E[z]^2` is wrong for codes far from zero.
 
+    Args:
+        config: The network.
+        axis_name: Mesh axes of `jax.shard_map` or `jax.pmap` over which batches are
+            split: mean and variance are then those of the whole batch. Under `jax.jit`
+            they are, however the arrays are placed.
+        rngs: For initialisation.
+
     Examples:
         >>> import jax
         >>> from flax import nnx
@@ -134,17 +143,15 @@ class EAE(nnx.Module):
         https://kexue.fm/archives/7343
     """
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        *,
+        axis_name: AxisName | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.encoder = _Encoder(config, config.latent, rngs=rngs)
-        self.norm = nnx.BatchNorm(
-            config.latent,
-            momentum=MOMENTUM,
-            epsilon=EPSILON,
-            use_scale=False,
-            use_bias=False,
-            use_fast_variance=False,
-            rngs=rngs,
-        )
+        self.norm = _BatchNorm(config.latent, axis_name)
         self.decoder = _Decoder(config, rngs=rngs)
 
     def encode(
@@ -165,10 +172,7 @@ class EAE(nnx.Module):
         Returns:
             Codes `[N, d]`, float32.
         """
-        mask = None if where is None else where[:, None]
-        return self.norm(
-            self.encoder(images), use_running_average=not training, mask=mask
-        )
+        return self.norm(self.encoder(images), training=training, where=where)
 
     def decode(self, codes: Float[Array, "N d"]) -> Float[Array, "N H W C"]:
         """Give the images of codes, pixels in (0, 1), float32."""
@@ -300,6 +304,40 @@ def spherical_interpolation(
     last = jnp.where(straight[None], t, jnp.sin(t * angle) / sine)
     path = first * a[None] + last * b[None]
     return path.at[0].set(a).at[-1].set(b)
+
+
+class _BatchNorm(nnx.Module):
+    """Batch normalisation without scale and bias, over devices too.
+
+    `nnx.BatchNorm` takes the mean of the devices' means, which is that of the batch
+    only where all of them have as many real rows.
+    """
+
+    def __init__(self, width: int, axis_name: AxisName | None):
+        self.axis_name = axis_name
+        self.mean = nnx.BatchStat(jnp.zeros(width))
+        self.var = nnx.BatchStat(jnp.ones(width))
+
+    def __call__(
+        self, x: Float[Array, "N d"], *, training: bool, where: Bool[Array, " N"] | None
+    ) -> Float[Array, "N d"]:
+        mean, var = self.mean[...], self.var[...]
+        if training:
+            real = jnp.ones((len(x),), bool) if where is None else where
+            number = self._total(real.astype(x.dtype))
+
+            def average(rows: Array) -> Array:
+                return self._total(jnp.where(real[:, None], rows, 0)) / number
+
+            mean = average(x)
+            var = average(jnp.square(x - mean[None]))
+            for running, new in ((self.mean, mean), (self.var, var)):
+                running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * new
+        return (x - mean[None]) * jax.lax.rsqrt(var + EPSILON)[None]
+
+    def _total(self, rows: Float[Array, "N ..."]) -> Float[Array, "..."]:
+        total = rows.sum(0)
+        return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
 
 class _Encoder(nnx.Module):

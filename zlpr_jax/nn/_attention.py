@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from zlpr_jax.nn._positions import (
     Places,
@@ -132,6 +132,7 @@ class Attention(nnx.Module):
             attended to: `sum_j p_ij (v_j + a_ij)`, see `relative_values`.
         one_alpha: Whether all heads share the weights of a mixture.
         use_bias: Whether values and the output have biases.
+        dropout: Share of the probabilities dropped in training, in [0, 1).
         rngs: For initialisation.
 
     Examples:
@@ -160,6 +161,7 @@ class Attention(nnx.Module):
         relative: int | None = None,
         one_alpha: bool = False,
         use_bias: bool = False,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         if not scores:
@@ -170,6 +172,7 @@ class Attention(nnx.Module):
         self.mixture = nnx.Param(jnp.zeros(shape)) if len(scores) > 1 else None
         self.value = nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
         self.output = nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
 
     def __call__(
         self,
@@ -177,6 +180,7 @@ class Attention(nnx.Module):
         *,
         mask: Bool[Array, "#B T T"] | None = None,
         places: Places = SELF,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Let tokens attend to each other.
 
@@ -185,6 +189,7 @@ class Attention(nnx.Module):
             mask: `[B, T, T]` or `[1, T, T]`, which keys each query may attend to; a
                 query that may attend to none gets zeros. `None` allows all.
             places: Positions, the same of queries and keys.
+            key: Randomness for dropout; `None` switches dropout off.
 
         Returns:
             `[B, T, D]`, in the dtype of `x`.
@@ -192,7 +197,8 @@ class Attention(nnx.Module):
         Raises:
             ValueError: If T is more than a table of the scores has positions for.
         """
-        return self.attend(x, self.remember(x, places), mask=mask, places=places)
+        memory = self.remember(x, places)
+        return self.attend(x, memory, mask=mask, places=places, key=key)
 
     def remember(self, x: Float[Array, "B T D"], places: Places = SELF) -> Memory:
         """Give what must be known of tokens for others to attend to them."""
@@ -206,10 +212,13 @@ class Attention(nnx.Module):
         *,
         mask: Bool[Array, "#B T S"] | None = None,
         places: Places = SELF,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Let tokens attend to remembered ones; see `__call__`."""
         p = self.probabilities(x, memory, mask=mask, places=places)
         p = p.astype(memory.values.dtype)
+        if key is not None:
+            p = self.dropout(p, deterministic=False, rngs=key)
         if len(p) == 1:  # of all rows, or there is one row
             y = jnp.einsum("hts,bshd->bthd", p[0], memory.values)
         else:

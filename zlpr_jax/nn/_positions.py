@@ -74,6 +74,9 @@ def rotate(
 def relative_table(distance: int, width: int) -> Float[np.ndarray, "offsets d"]:
     """Sinusoids for the offsets -distance, ..., distance: sin and cos alternate.
 
+    The offset -distance has those of 0, as in the program that the published weights of
+    NEZHA were trained with; the paper writes those of the offset itself.
+
     Raises:
         ValueError: If the width is odd.
     """
@@ -81,8 +84,8 @@ def relative_table(distance: int, width: int) -> Float[np.ndarray, "offsets d"]:
         raise ValueError(
             f"relative positions need heads of an even width, got {width}."
         )
-    offsets = np.arange(-distance, distance + 1)[:, None]
-    angles = offsets / 10000 ** (np.arange(0, width, 2) / width)[None]
+    rows = np.arange(2 * distance + 1)[:, None]
+    angles = rows / 10000 ** (np.arange(0, width, 2) / width)[None]
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1, width)
 
 

@@ -92,11 +92,11 @@ class Block(nnx.Module):
         Returns:
             `[B, T, D]`, and what `memory` gave.
         """
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         pre = self.norm == "pre"
         y = self.attention_norm(x) if pre else x
         known = memory(self.attention.remember(y, places))
-        y = self.attention.attend(y, known, mask=mask, places=places)
+        y = self.attention.attend(y, known, mask=mask, places=places, key=keys[2])
         x = x + self._drop(y, keys[0])
         x = x if pre else self.attention_norm(x)
         y = self.output_norm(x) if pre else x

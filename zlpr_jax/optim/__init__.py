@@ -11,6 +11,7 @@ from zlpr_jax.optim._decay import (
 )
 from zlpr_jax.optim._factoring import Factoring
 from zlpr_jax.optim._momentum import MomentumState, average_updates
+from zlpr_jax.optim._path_scale import Factor, layerwise_rules, scale_by_path
 from zlpr_jax.optim._precision import in_full_precision
 from zlpr_jax.optim._rate import relative_step
 from zlpr_jax.optim._rms import clip_by_block_rms, scale_by_parameter_rms
@@ -21,6 +22,7 @@ from zlpr_jax.optim._weight_decay import add_parameters
 
 __all__ = [
     "Decay",
+    "Factor",
     "FactoredMoment",
     "Factoring",
     "MomentumState",
@@ -36,9 +38,11 @@ __all__ = [
     "clip_by_block_rms",
     "factored_adax",
     "in_full_precision",
+    "layerwise_rules",
     "power_decay",
     "relative_step",
     "scale_by_parameter_rms",
+    "scale_by_path",
     "scale_by_second_moment",
     "state_nbytes",
     "state_shardings",

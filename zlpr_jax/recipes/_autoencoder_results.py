@@ -173,9 +173,11 @@ def _distances(axes: Axes, results: Mapping[str, Any]) -> None:
             places, each.min(1), each.max(1), color=line.get_color(), alpha=0.2
         )
     if "vae" in results["chosen"]:
-        vaes = [row for row in results["models"] if row["model"] == "vae"]
-        lowest = min(mean(row, "test", "frechet") for row in vaes)
-        axes.axhline(lowest, color="tab:red", label="best VAE, samples")
+        beta = results["chosen"]["vae"]
+        models = {(row["model"], row["weight"]): row for row in results["models"]}
+        distance = mean(models["vae", beta], "test", "frechet")
+        label = f"VAE, beta {beta:g}, samples"
+        axes.axhline(distance, color="tab:red", label=label)
     axes.axhline(results["classifier"]["floor"], color="black", label="training images")
     axes.set(ylabel="Frechet distance to test images", ylim=(0, None), title="distance")
     axes.legend(fontsize="small")

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from zlpr_jax._errors import InputError
 
 Config = TypeVar("Config", bound="ExperimentConfig")
+Loss = Literal["zlpr", "bce", "zlpr_smooth", "zlpr_rdrop"]
 
 # Above this many labels the scores of a batch are never held: `zlpr_linear_loss`.
 LINEAR_LABELS = 10_000
@@ -81,8 +82,37 @@ class ModelConfig:
             check("hidden", width, low=1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How a pretrained encoder reads texts and is fine-tuned.
+
+    Attributes:
+        length: Tokens read of a text, at most.
+        pooling: What stands for a text: the mean of its tokens, or the first of them.
+        dropout: Share of that dropped in training, in [0, 1); the encoder has its own.
+        learning_rate: Peak learning rate of the encoder's last layer, > 0; that of the
+            optimizer is for the new output layer.
+        layer_decay: What the learning rate of each layer is of that of the next one, in
+            (0, 1].
+    """
+
+    length: int = 128
+    pooling: Literal["mean", "first"] = "mean"
+    dropout: float = 0.1
+    learning_rate: float = 1e-4
+    layer_decay: float = 0.9
+
+    def __post_init__(self):
+        check("length", self.length, low=3)
+        check("dropout", self.dropout, low=0, high=1)
+        check("learning_rate", self.learning_rate, low=0, open_low=True)
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay must be in (0, 1], got {self.layer_decay}.")
+
+
 # tyro needs values here, not factories
 _MODEL = ModelConfig()
+_TEXT = TextConfig()
 _OPTIMIZER = OptimizerConfig()
 
 
@@ -113,7 +143,7 @@ class LoopConfig:
 
     run: Path | None = None
     seeds: int = 1
-    eval_every: int = 50
+    eval_every: int | None = 50
     clip_norm: float | None = None
     ema: float | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -145,34 +175,49 @@ class ExperimentConfig(LoopConfig):
 
     Attributes:
         losses: Losses to compare; the first one's model is kept in the run folder. By
-            default zlpr and bce. Above 10,000 labels zlpr alone: bce would need the
-            scores of all labels at once.
+            default zlpr and bce; zlpr_smooth has smoothed labels, zlpr_rdrop scores
+            each row twice, with different dropout, and keeps both alike. Above 10,000
+            labels zlpr alone: others would need the scores of all labels at once.
+        smoothing: What a label loses with zlpr_smooth, in (0, 0.5).
+        r_drop: Weight of the divergence with zlpr_rdrop, > 0.
+        encoder: Folder of a pretrained encoder (BERT, NEZHA, RoFormer) to fine-tune on
+            texts. By default texts become TF-IDF features.
+        text: How the encoder reads, and learns.
         validation: Share of the training rows that validates, in (0, 1); which rows is
             the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
         refit: Whether to train again on all rows. Without, the model is the one with
-            the best validation score, in half the time.
+            the best validation score, in half the time. By default yes, with an encoder
+            no.
         steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
         batch_size: Rows per step, over all devices. By default 128, above 10,000 labels
-            512.
+            512, with an encoder 32.
+        eval_every: Steps between evaluations of the validation part. By default 50,
+            with an encoder 500.
         patience: Evaluations without a better score before training stops; None never
             stops early.
         report_every: Steps between reports. By default 25, above 10,000 labels 5.
         accumulate: Parts that a batch is worked off in, for less memory.
-        bucket: Put rows of similar length into one batch, where rows have lengths.
+        bucket: Put rows of similar length into one batch, where rows have lengths. By
+            default no, with an encoder yes.
         model: The network.
         optimizer: The optimizer.
         bce_learning_rate: Learning rate for bce where it needs its own.
     """
 
-    losses: tuple[Literal["zlpr", "bce"], ...] | None = None
+    losses: tuple[Loss, ...] | None = None
+    smoothing: float = 0.1
+    r_drop: float = 0.5
+    encoder: Path | None = None
+    text: TextConfig = _TEXT
     validation: float = 0.2
-    refit: bool = True
+    refit: bool | None = None
     steps: int | None = None
     batch_size: int | None = None
+    eval_every: int | None = None
     patience: int | None = 20
     report_every: int | None = None
     accumulate: int = 1
-    bucket: bool = False
+    bucket: bool | None = None
     model: ModelConfig = _MODEL
     optimizer: OptimizerConfig = _OPTIMIZER
     bce_learning_rate: float | None = None
@@ -184,19 +229,31 @@ class ExperimentConfig(LoopConfig):
             check("bce_learning_rate", self.bce_learning_rate, low=0, open_low=True)
         losses = self.losses
         if losses is not None and not 0 < len(losses) == len(set(losses)):
-            raise InputError(
-                f"losses must name one or two different losses, got {losses}."
-            )
+            raise InputError(f"losses must name different losses, got {losses}.")
+        check("smoothing", self.smoothing, low=0, high=0.5, open_low=True)
+        check("r_drop", self.r_drop, low=0, open_low=True)
 
 
 _FEW = {
     "losses": ("zlpr", "bce"),
+    "refit": True,
     "steps": 3000,
     "batch_size": 128,
+    "eval_every": 50,
     "report_every": 25,
+    "bucket": False,
     "model": {"hidden": (512,), "dropout": 0.5},
 }
+# with an encoder
+_TEXTS = {
+    **_FEW,
+    "refit": False,
+    "batch_size": 32,
+    "eval_every": 500,
+    "bucket": True,
+}
 _MANY = {
+    **_FEW,
     "losses": ("zlpr",),
     "steps": 1000,
     "batch_size": 512,
@@ -212,11 +269,18 @@ def settle(config: Config, labels: int) -> Config:
         InputError: If they ask for what so many labels do not allow.
     """
     many = labels > LINEAR_LABELS
-    if many and "bce" in (config.losses or ()):
+    if many and (others := set(config.losses or ()) - {"zlpr"}):
         raise InputError(
-            f"bce needs the scores of all {labels} labels at once; above "
-            f"{LINEAR_LABELS} labels give --losses zlpr alone."
+            f"{' and '.join(sorted(others))} needs the scores of all {labels} labels "
+            f"at once; above {LINEAR_LABELS} labels give --losses zlpr alone."
         )
+    if many and config.encoder is not None:
+        raise InputError(
+            f"an encoder is fine-tuned for up to {LINEAR_LABELS} labels, there are "
+            f"{labels}: leave --encoder out."
+        )
+    if config.encoder is not None:
+        return _filled(config, _TEXTS)
     return _filled(config, _MANY if many else _FEW)
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from zlpr_jax._errors import InputError
 from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.data.tfidf import Tfidf
+from zlpr_jax.optim import scale_by_path
 from zlpr_jax.recipes._config import LINEAR_LABELS, ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.recipes._problem import Problem, make_problem
@@ -34,6 +35,7 @@ from zlpr_jax.recipes._session import (
 )
 from zlpr_jax.recipes._settings import to_json
 from zlpr_jax.recipes._stages import Rows, Trained, train_once
+from zlpr_jax.recipes._text_encoder import read_text_encoder
 from zlpr_jax.tasks.features import vectorize
 from zlpr_jax.training import FitResult, Profile, make_mesh
 from zlpr_jax.training._mesh import fetch
@@ -74,6 +76,7 @@ def run_experiment(
     train: MultilabelData,
     test: MultilabelData,
     *,
+    validation: MultilabelData | None = None,
     max_features: int = 20_000,
     top: int = 20,
     resume: bool = False,
@@ -83,8 +86,10 @@ def run_experiment(
     Args:
         name: Names the default run folder and the title of the table.
         config: The experiment.
-        train: Training rows; a part of them validates.
+        train: Training rows.
         test: Test rows, read against the schema of `train`.
+        validation: Rows that validate, read against the schema of `train`; by default
+            a part of the training rows.
         max_features: Words and word pairs kept of a text.
         top: Labels given per row where there are many.
         resume: Whether to go on with the run in `config.run`.
@@ -97,19 +102,34 @@ def run_experiment(
             folder, or training fails.
     """
     schema, digests = train.schema, {"train": _digest(train), "test": _digest(test)}
-    tfidf = None
-    if isinstance(train.features, tuple):
+    if validation is not None:
+        digests["validation"] = _digest(validation)
+    config, mesh = settle(config, train.num_labels), mesh_of(config)
+    tfidf = encoder = None
+    if config.encoder is not None:
+        if schema.kind != "text":
+            raise InputError(
+                f"{train.path}: an encoder reads texts, and these rows have "
+                f"{schema.kind} features: leave --encoder out."
+            )
+        encoder = read_text_encoder(config.encoder, config.text.length)
+        digests["encoder"] = encoder.digest()
+    elif isinstance(train.features, tuple):
         tfidf = Tfidf.fit(train.features, max_features=max_features)
         train, test = vectorize(train, tfidf), vectorize(test, tfidf)
-    config, mesh = settle(config, train.num_labels), mesh_of(config)
+        validation = validation and vectorize(validation, tfidf)
     if mesh is None and train.num_labels > LINEAR_LABELS:
         # so many are padded as they are on any mesh: the run can go on on another one
         mesh = make_mesh()
-    problem = make_problem(config, train, top=top, mesh=mesh)
-    parts = split(train, config.validation, most=problem.validation_rows)
+    problem = make_problem(config, train, top=top, mesh=mesh, encoder=encoder)
+    if validation is None:
+        parts = split(train, config.validation, most=problem.validation_rows)
+    else:
+        parts = train, validation
     settings = fit_config(config)
     optimizers = {
-        loss: _optimizer(config, loss, settings.steps) for loss in problem.tasks
+        loss: _optimizer(config, loss, settings.steps, problem.rates)
+        for loss in problem.tasks
     }
     path = run_path(config, name)
     files = {
@@ -147,8 +167,9 @@ def run_experiment(
             say(console, interrupted_message(place, path))
             return None
         columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
-        if "bce" in trained:
-            columns["bce_tuned"] = [run.tuned for run in trained["bce"] if run.tuned]
+        for loss, runs in trained.items():
+            if tuned := [run.tuned for run in runs if run.tuned]:
+                columns[f"{loss}_tuned"] = tuned
         results = summarize(columns)
         params, state = fetch((kept.params, kept.state))
         if (folder := session.folder) is not None:
@@ -183,8 +204,9 @@ def _train_all(
             seed,
             problem.tasks[loss],
             optimizers[loss],
-            refit=config.refit,
-            tuning=problem.tuning if loss == "bce" else None,
+            refit=bool(config.refit),
+            tuning=problem.tuning if loss in problem.tuned else None,
+            initial=problem.initial,
             profile=profile,
         )
         trained[loss].append(result)
@@ -195,13 +217,17 @@ def _train_all(
 
 
 def _optimizer(
-    config: ExperimentConfig, loss: str, steps: int
+    config: ExperimentConfig,
+    loss: str,
+    steps: int,
+    rates: Sequence[tuple[str, Any]],
 ) -> optax.GradientTransformationExtraArgs:
     optimizer = config.optimizer
     if loss == "bce" and config.bce_learning_rate is not None:
         rate = config.bce_learning_rate
         optimizer = dataclasses.replace(optimizer, learning_rate=rate)
-    return make_optimizer(optimizer, steps)
+    tx = make_optimizer(optimizer, steps)
+    return optax.chain(tx, scale_by_path(rates)) if rates else tx
 
 
 def _write_predictions(

@@ -59,6 +59,18 @@ class Frechet(NamedTuple):
         return frechet_distance(self.features(images), features)
 
 
+def classifier_task(images: ImageData) -> Task:
+    """The task of the classifier, for the size and the classes of these images."""
+    config = CNNConfig(
+        image_shape=images.image_shape,
+        classes=len(images.label_names),
+        dropout=DROPOUT,
+    )
+    # no image is moved by all of its height or width
+    most = min(images.image_shape[:2]) - 1
+    return image_classes.make(config, shift=min(SHIFT, most))
+
+
 def train_classifier(
     session: Session, images: ImageData, test: ImageData, steps: int
 ) -> Frechet:
@@ -73,14 +85,7 @@ def train_classifier(
     Raises:
         Interrupted: If there was a Ctrl-C or SIGTERM.
     """
-    config = CNNConfig(
-        image_shape=images.image_shape,
-        classes=len(images.label_names),
-        dropout=DROPOUT,
-    )
-    # no image is moved by all of its height or width
-    most = min(images.image_shape[:2]) - 1
-    task = image_classes.make(config, shift=min(SHIFT, most))
+    task = classifier_task(images)
     settings = FitConfig(
         steps=steps,
         batch_size=BATCH_SIZE,

@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 
 from zlpr_jax.tasks.scores import f1_scores
 
-COLOURS = {"zlpr": "tab:blue", "bce": "tab:orange"}
+COLOURS = {
+    "zlpr": "tab:blue",
+    "bce": "tab:orange",
+    "zlpr_smooth": "tab:green",
+    "zlpr_rdrop": "tab:purple",
+}
+NAMES = {
+    "zlpr": "ZLPR",
+    "bce": "BCE",
+    "zlpr_smooth": "ZLPR smooth",
+    "zlpr_rdrop": "ZLPR R-Drop",
+}
 # lines of metrics.jsonl
 Curves = Sequence[Mapping[str, Any]]
 
@@ -28,7 +39,7 @@ def learning_curves(
             *zip(*points, strict=True),
             color=COLOURS[loss],
             alpha=0.8 if seed == first else 0.3,
-            label=loss.upper() if seed == first else None,
+            label=NAMES[loss] if seed == first else None,
         )
     axes.set(xlabel="step", ylabel=ylabel, title="learning curves")
     axes.legend()
@@ -48,7 +59,7 @@ def f1_by_threshold(
         offsets = np.linspace(-4, 4, 81)
         f1 = [[f1_scores(scores > s, labels) for s in offsets] for scores in seeds]
         micro, macro = np.mean(f1, axis=0).T
-        name, colour = loss.upper(), COLOURS[loss]
+        name, colour = NAMES[loss], COLOURS[loss]
         axes.plot(offsets, micro, color=colour, label=f"{name} micro-F1")
         axes.plot(offsets, macro, "--", color=colour, label=f"{name} macro-F1")
     axes.axvline(0, color="black", linewidth=1, label="s = 0, never tuned")

@@ -74,6 +74,7 @@ class Session(NamedTuple):
         log: MetricsLog,
         stage: str = "",
         validation: Any = None,
+        initial: tuple[PyTree, PyTree] | None = None,
         profile: Profile | None = None,
     ) -> FitResult:
         """Train, from where checkpoints left it.
@@ -88,6 +89,7 @@ class Session(NamedTuple):
             log: The log, bound to this fit.
             stage: What this is a part of `name` for; shown beside the bar.
             validation: Records that choose the parameters.
+            initial: Parameters and state to begin with, instead of random ones.
             profile: Steps to trace.
 
         Raises:
@@ -103,6 +105,7 @@ class Session(NamedTuple):
                 records,
                 settings,
                 validation=validation,
+                initial=initial,
                 mesh=self.mesh,
                 checkpoints=dataclasses.replace(self.checkpoints, folder=folder),
                 metrics=log,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from zlpr_jax._task import Task
+from zlpr_jax._typing import PyTree
 from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.recipes._session import Session
 from zlpr_jax.training import FitResult, Profile
@@ -27,8 +28,8 @@ class Trained(NamedTuple):
     Attributes:
         predictions: One per test row.
         scores: Test scores at s > 0.
-        tuned: For bce, test scores at the threshold that was best on the validation
-            part.
+        tuned: If it was to be tuned, test scores at the threshold that was best on the
+            validation part.
     """
 
     predictions: list[Any]
@@ -46,6 +47,7 @@ def train_once(
     *,
     refit: bool,
     tuning: Callable[..., Callable[..., Any]] | None,
+    initial: Callable[[int], tuple[PyTree, PyTree]] | None,
     profile: Profile | None,
 ) -> tuple[FitResult, Trained]:
     """Train and score one seed under one loss, from where checkpoints left it.
@@ -59,6 +61,7 @@ def train_once(
         tx: The optimizer.
         refit: Whether to train again on all rows.
         tuning: `Problem.tuning`, if a threshold is to be tuned.
+        initial: `Problem.initial`.
         profile: Steps of the first fit to trace.
 
     Raises:
@@ -83,6 +86,7 @@ def train_once(
             log=session.log.bind(loss=loss, seed=seed, stage=stage),
             stage="" if stage == "search" else "all rows",
             validation=validation,
+            initial=initial and initial(seed),
             profile=profile,
         )
 

@@ -38,9 +38,9 @@ class Config(LanguageConfig):
     rows: int = 50_000
     test_rows: int = 1000
     attention: tuple[str, ...] = ("dot", "dense", "mixture", "random")
-    steps: int = 2500
-    eval_every: int = 250
-    batch_size: int = 64
+    steps: int = 3000
+    eval_every: int = 300
+    batch_size: int = 32
     optimizer: OptimizerConfig = OPTIMIZER
 
     def __post_init__(self):

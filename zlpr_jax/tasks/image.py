@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 from zlpr_jax._checks import check_interval
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
-from zlpr_jax._typing import PyTree
+from zlpr_jax._typing import AxisName, PyTree
 from zlpr_jax.data.images import ImageData, ImageRecord
 from zlpr_jax.estimators import knn_entropy, radius_statistics
 from zlpr_jax.models.eae import (
@@ -84,7 +84,11 @@ def make_autoencoder(config: AutoencoderConfig) -> ImageModel:
 
 
 def make_eae(
-    config: AutoencoderConfig, *, entropy_weight: float, k: int = 1
+    config: AutoencoderConfig,
+    *,
+    entropy_weight: float,
+    k: int = 1,
+    axis_name: AxisName | None = None,
 ) -> ImageModel:
     """Build an EAE, trained on `L = mean ||x - x'||^2 - entropy_weight H(Z)`.
 
@@ -105,6 +109,10 @@ def make_eae(
         config: The network.
         entropy_weight: lambda, >= 0; 0 is an autoencoder with batch normalisation.
         k: Which nearest neighbour the entropy is estimated from, >= 1.
+        axis_name: Mesh axes of `jax.shard_map` or `jax.pmap` over which batches are
+            split. Loss, metrics and statistics are then those of the whole batch on
+            each device, and the gradient is the mean over devices. `training.fit`
+            needs none: under `jax.jit` a batch is one, wherever its rows are.
 
     Returns:
         An `ImageModel`.
@@ -123,15 +131,19 @@ def make_eae(
     """
     check_interval("entropy_weight", entropy_weight, "[0, inf)", "1 is a good start.")
 
+    def of_all(numbers):
+        """Of all devices together."""
+        return numbers if axis_name is None else jax.lax.psum(numbers, axis_name)
+
     def objective(call, images, batch, key):
         where = batch["where"]
         (made, codes), state = call(images, training=True, where=where)
-        total, count = _sum(squared_error(images, made), where)
+        total, count = of_all(_sum(squared_error(images, made), where))
         # Where epochs meet, or are smaller than a batch, it has images twice. Equal
         # codes say nothing of a density, have no gradient and outweigh all others.
-        once = where & ~_repeated(batch["names"])
-        once = jnp.where(once.sum() > k, once, where)
-        entropy = knn_entropy(codes, k, where=once)
+        once = where & ~_repeated(batch["names"], axis_name)
+        once = jnp.where(of_all(once.sum()) > k, once, where)
+        entropy = knn_entropy(codes, k, where=once, axis_name=axis_name)
         loss = total / count - entropy_weight * entropy
         sums = {
             "loss": (loss * count, count),
@@ -146,7 +158,8 @@ def make_eae(
         loss = scores["reconstruction"] - entropy_weight * scores["entropy"]
         return {"loss": loss, **scores}
 
-    return _image_model(EAE, config, objective, score)
+    network = functools.partial(EAE, axis_name=axis_name)
+    return _image_model(network, config, objective, score)
 
 
 def make_vae(config: AutoencoderConfig, *, beta: float = 1.0) -> ImageModel:
@@ -291,11 +304,16 @@ def _image_model(
     return ImageModel(task, encode, decode)
 
 
-def _repeated(names: UInt32[Array, " N"]) -> Bool[Array, " N"]:
-    """Which rows have the name of one before."""
-    number = jnp.arange(len(names))
-    before = number[None, :] < number[:, None]
-    return ((names[:, None] == names[None, :]) & before).any(1)
+def _repeated(
+    names: UInt32[Array, " N"], axis_name: AxisName | None
+) -> Bool[Array, " N"]:
+    """Which rows have the name of one before, on any device."""
+    everyone, number = names, jnp.arange(len(names))
+    if axis_name is not None:
+        everyone = jax.lax.all_gather(names, axis_name, tiled=True)
+        number = number + jax.lax.axis_index(axis_name) * len(names)
+    before = jnp.arange(len(everyone))[None, :] < number[:, None]
+    return ((names[:, None] == everyone[None, :]) & before).any(1)
 
 
 def _sum(

@@ -25,8 +25,9 @@ def predict(
 ) -> list[Any]:
     """Return one prediction per record, in their order.
 
-    The last batch is padded. Of several processes each builds its own rows of a batch,
-    and all of them return all predictions.
+    The last batch is padded. Records are worked off by their length, where the task has
+    lengths, so that those of a batch differ little. Of several processes each builds
+    its own rows of a batch, and all of them return all predictions.
 
     Args:
         task: The task.
@@ -36,14 +37,20 @@ def predict(
         batch_size: Records per batch, over all devices.
         mesh: The devices that hold the parameters; `None` for one.
     """
-    predictions = []
+    order = np.arange(len(records))
+    if task.lengths is not None and len(records) > batch_size:
+        lengths = task.lengths(records).reshape(len(records), -1)
+        order = np.lexsort(lengths.T[::-1])  # stable
+    predictions: list[Any] = [None] * len(records)
     for start in range(0, len(records), batch_size):
-        chosen = np.arange(start, min(start + batch_size, len(records)))
+        chosen = order[start : start + batch_size]
         chunk = gather(records, chosen)
         outputs = _predict_step(
             task, mesh, params, state, _batch(task, chunk, batch_size, mesh)
         )
-        predictions += task.decode(jax.device_get(outputs), chunk)
+        decoded = task.decode(jax.device_get(outputs), chunk)
+        for index, prediction in zip(chosen, decoded, strict=True):
+            predictions[index] = prediction
     return predictions
 
 
