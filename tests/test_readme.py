@@ -97,6 +97,14 @@ def test_the_page_on_the_optimizers_runs(tmp_path, monkeypatch):
     assert float(steps["state"].hyperparams["b2"]) == pytest.approx(1e-3)
 
 
+def test_the_page_on_encoders_runs():
+    encoder, tokenizer = names_after("encoders.md")
+    assert encoder["hidden"].shape == (2, 4, 32)
+    assert encoder["unexpected"] == ()
+    assert tokenizer["span"] == (1, 2)
+    assert tokenizer["text"] == "iPhone"
+
+
 def test_the_page_on_training_runs():
     fitted, by_pmap = names_after("training.md")
     assert fitted["scores"]["micro_f1"] > 0.7

@@ -108,19 +108,18 @@ def test_the_encoder_is_the_one_that_was_scored(made, files):
         mask_id=tokenizer.mask_id,
         special=problem.special,
     )
-    _, state = task.init(jax.random.key(0))
+    _, state = jax.jit(task.init)(jax.random.key(0))
     scores, _ = evaluate(task, found.params, state, problem.validation, 16)
     (seed,) = read(folder, "results.json")["seeds"]
     assert scores == {name: pytest.approx(seed[name], rel=1e-5) for name in scores}
 
 
-@pytest.mark.parametrize("step", [0, 33])
 def test_interrupted_and_resumed_is_never_interrupted(
-    run, stop, made, flags, tmp_path, monkeypatch, step
+    run, stop, made, flags, tmp_path, monkeypatch
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop(patch, step=step, how=signal.SIGTERM)
+        stop(patch, step=33, how=signal.SIGTERM)
         status, out, err = run("train", "mlm", "--run", folder, *flags)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1].startswith("interrupted at step ")

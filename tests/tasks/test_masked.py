@@ -451,7 +451,7 @@ def overfits():
     )
     # one task, which is compiled once
     task = masked.make(config, places=12, mask_id=MASK_ID, special=SPECIAL_IDS)
-    tx, settings = adaxw(0.01), FitConfig(steps=250, batch_size=8)
+    tx, settings = adaxw(0.005), FitConfig(steps=250, batch_size=8)
 
     def overfits(tokenizer, texts, segments=None):
         encoded = []
@@ -465,16 +465,17 @@ def overfits():
         packed = stack_word_rows(encoded)
         result = fit(task, tx, packed, settings)
         scores, _ = evaluate(task, result.params, result.state, packed, 8)
-        return scores["accuracy"] > 0.9
+        return scores["accuracy"]
 
     return overfits
 
 
 def test_overfits_real_lines(overfits):
     texts = read_chatterbot_texts().documents
-    chosen = [text for text in texts if 30 < len(text) < 45][:8]
+    chosen = {text[0]: text for text in texts if 20 < len(text) < 40}
+    chosen = list(chosen.values())[:8]
     tokenizer = Tokenizer(train_wordpiece(chosen, 200, least=1))
-    assert overfits(tokenizer, chosen)
+    assert overfits(tokenizer, chosen) > 0.9
 
 
 def test_overfits_real_chinese(overfits):
@@ -490,4 +491,4 @@ def test_overfits_real_chinese(overfits):
     kept = {token for text in chosen for token in text}
     tokenizer = Tokenizer((*SPECIAL, *(t for t in whole.tokens if t in kept)))
     pairs = [[t[i : i + 2] for i in range(0, len(t), 2)] for t in chosen]
-    assert overfits(tokenizer, chosen, pairs)
+    assert overfits(tokenizer, chosen, pairs) > 0.9

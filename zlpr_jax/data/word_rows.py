@@ -198,8 +198,8 @@ def _joined(
         inside = place - np.maximum.accumulate(np.where(start, place, 0))
         begins.append(start | (inside % longest == 0))
         ends.append(place == len(own))
-        tokens += [ids.astype(np.int32), np.int32([sep_id])]
-        words += [own.astype(np.int32), np.int32([NO_WORD])]
+        tokens += [ids.astype(np.int32), np.array([sep_id], np.int32)]
+        words += [own.astype(np.int32), np.array([NO_WORD], np.int32)]
     return (
         np.concatenate(tokens),
         np.concatenate(words),
