@@ -139,8 +139,8 @@ def incomplete(run, files, tmp_path_factory):
     [
         (
             {"recipe": "yeats"},
-            "recipe must be one of yeast, multilabel, eae, synthesizer-text, "
-            "synthesizer-copy, got 'yeats'",
+            "recipe must be one of yeast, multilabel, mlm, goemotions, eae, "
+            "synthesizer-text, synthesizer-copy, got 'yeats'",
         ),
         ({"settings": None}, "config.json, settings: the whole must be an object"),
         ({"settings": {"seeds": 1}}, "settings: data is missing"),

@@ -20,7 +20,7 @@ from zlpr_jax.models.decoder import Decoder, DecoderConfig
 from zlpr_jax.nn import functionalize
 from zlpr_jax.optim import adaxw
 from zlpr_jax.tasks import language
-from zlpr_jax.tasks.language import RowScore
+from zlpr_jax.tasks.token_scores import RowScore
 from zlpr_jax.training import FitConfig, evaluate, fit, predict
 
 CONFIG = DecoderConfig(

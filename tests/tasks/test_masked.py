@@ -26,8 +26,8 @@ from zlpr_jax.models.bert import Bert, BertConfig
 from zlpr_jax.nn import functionalize
 from zlpr_jax.optim import adaxw
 from zlpr_jax.tasks import masked
-from zlpr_jax.tasks.language import RowScore
 from zlpr_jax.tasks.masking import mask_words, most_chosen, words_to_choose
+from zlpr_jax.tasks.token_scores import RowScore
 from zlpr_jax.training import FitConfig, evaluate, fit, predict
 
 CHINESE = Path(__file__).parents[3] / "shared/data"

@@ -1,36 +1,20 @@
 """Language modelling: every token from those before it."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax.data.tokens import TokenRow, TokenRows, stack_rows
 from zlpr_jax.models.decoder import Decoder, DecoderConfig
 from zlpr_jax.nn import functionalize
+from zlpr_jax.tasks.token_scores import RowScore, Terms, decode_rows, score_tokens
 
 # What fills the rows that a batch has too many.
 _PADDING = {"tokens": 0, "targets": -1, "segments": 0, "positions": 0}
-
-
-class RowScore(NamedTuple):
-    """How well the targets of one row were predicted.
-
-    Attributes:
-        nats: The sum of `-log p(target)`.
-        tokens: How many targets count.
-        hits: How many of them had the highest score.
-    """
-
-    nats: Any
-    tokens: Any
-    hits: Any
 
 
 def make(
@@ -97,7 +81,6 @@ def make(
         return {**arrays, "where": np.arange(size) < len(rows)}
 
     def terms(params, state, batch, key=None):
-        """For every target its loss, 0 if it does not count; hits; which count."""
         logits, state = apply(
             params,
             state,
@@ -106,64 +89,34 @@ def make(
             segments=batch.get("segments"),
             key=key,
         )
-        return _terms(logits, batch["targets"]), state
+        targets = batch["targets"]
+        return Terms.of(logits, targets, targets >= 0), state
 
     def loss(params, state, batch, key):
-        (nats, hits, counts), state = terms(params, state, batch, key)
-        total = nats.sum()
-        count, right = (one.sum().astype(total.dtype) for one in (counts, hits))
-        metrics = {"loss": (total, count), "accuracy": (right, count)}
-        return total / jnp.maximum(count, 1), (state, metrics)
+        found, state = terms(params, state, batch, key)
+        value, metrics = found.loss()
+        return value, (state, metrics)
 
     def predict(params, state, batch):
-        (nats, hits, counts), _ = terms(params, state, batch)
-        return RowScore(nats.sum(-1), counts.sum(-1), hits.sum(-1))
-
-    def decode(outputs, records) -> list[RowScore]:
-        rows = zip(*outputs, strict=True)
-        return [RowScore(*row) for row, _ in zip(rows, records, strict=False)]
+        return terms(params, state, batch)[0].rows()
 
     return Task(
         init=init,
         batch=batch,
         loss=loss,
         predict=predict,
-        decode=decode,
+        decode=decode_rows,
         score=_score,
         headline=headline,
     )
 
 
-def _terms(
-    logits: Float[Array, "B T C"], targets: Array
-) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Bool[Array, "B T"]]:
-    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
-    counts = targets >= 0
-    labels = jnp.where(counts, targets, 0)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    hits = counts & (logits.argmax(-1) == labels)
-    return jnp.where(counts, nats, 0), hits, counts
-
-
 def _score(predictions: Sequence[RowScore], records) -> dict[str, float]:
-    nats, tokens, hits = np.array(predictions, np.float64).reshape(-1, 3).T
-    scored = tokens > 0
-    if not scored.any():
-        raise InputError("no target counts, there is nothing to score: give more text.")
-    loss = nats.sum() / tokens.sum()
-    with np.errstate(over="ignore"):
-        perplexity = np.exp(loss)
-    if not np.isfinite(perplexity):
-        raise InputError(
-            f"the perplexity is not finite (the loss is {loss:g} nats), training has "
-            "diverged: lower the learning rate."
-        )
-    return {
-        "loss": float(loss),
-        "perplexity": float(perplexity),
-        "accuracy": float(hits.sum() / tokens.sum()),
-        "exact": float((hits == tokens)[scored].mean()),
-    }
+    scores = score_tokens(
+        predictions, "no target counts, there is nothing to score: give more text."
+    )
+    _, tokens, hits = np.array(predictions).T
+    return {**scores, "exact": float((hits == tokens)[tokens > 0].mean())}
 
 
 def _check(rows: TokenRows, config: DecoderConfig) -> None:

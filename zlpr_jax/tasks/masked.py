@@ -6,17 +6,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jaxtyping import Array, Float
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._task import Task
 from zlpr_jax.data.word_rows import NO_WORD, WordRow, WordRows, stack_word_rows
 from zlpr_jax.models.bert import Bert, BertConfig
 from zlpr_jax.nn import functionalize
-from zlpr_jax.tasks.language import RowScore
 from zlpr_jax.tasks.masking import mask_words, most_chosen, words_to_choose
+from zlpr_jax.tasks.token_scores import Terms, decode_rows, score_tokens
 
 # What is hidden of the row with a number when it is scored never changes.
 SCORED_SEED = 0
@@ -109,7 +107,6 @@ def make(
         }
 
     def terms(params, state, batch, keys, key=None):
-        """For every place its loss, 0 if it was not chosen; hits; which were."""
         masked = mask_words(
             batch["tokens"],
             batch["words"],
@@ -126,64 +123,35 @@ def make(
         hidden = jnp.take_along_axis(hidden, masked.places[..., None], axis=1)
         labels = jnp.take_along_axis(batch["tokens"], masked.places, axis=1)
         logits, state = head(params, state, hidden)
-        return _terms(logits, labels, masked.where), state
+        return Terms.of(logits, labels, masked.where), state
 
     def loss(params, state, batch, key):
         masking, dropout = jax.random.split(key)
         keys = jax.random.split(masking, len(batch["where"]))
-        (nats, hits, counts), state = terms(params, state, batch, keys, dropout)
-        total = nats.sum()
-        count, right = (one.sum().astype(total.dtype) for one in (counts, hits))
-        metrics = {"loss": (total, count), "accuracy": (right, count)}
-        return total / jnp.maximum(count, 1), (state, metrics)
+        found, state = terms(params, state, batch, keys, dropout)
+        value, metrics = found.loss()
+        return value, (state, metrics)
 
     def predict(params, state, batch):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.key(SCORED_SEED), batch["number"]
         )
-        (nats, hits, counts), _ = terms(params, state, batch, keys)
-        return RowScore(nats.sum(-1), counts.sum(-1), hits.sum(-1))
+        return terms(params, state, batch, keys)[0].rows()
 
-    def decode(outputs, records) -> list[RowScore]:
-        rows = zip(*outputs, strict=True)
-        return [RowScore(*row) for row, _ in zip(rows, records, strict=False)]
+    def score(predictions, records) -> dict[str, float]:
+        return score_tokens(
+            predictions, "there is no word to hide, nothing to score: give more text."
+        )
 
     return Task(
         init=init,
         batch=batch,
         loss=loss,
         predict=predict,
-        decode=decode,
-        score=_score,
+        decode=decode_rows,
+        score=score,
         headline=headline,
     )
-
-
-def _terms(
-    logits: Float[Array, "B M V"], labels: Array, where: Array
-) -> tuple[Array, Array, Array]:
-    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.where(where, nats, 0), where & (logits.argmax(-1) == labels), where
-
-
-def _score(predictions: Sequence[RowScore], records) -> dict[str, float]:
-    nats, tokens, hits = np.array(predictions, np.float64).reshape(-1, 3).T.sum(axis=1)
-    if not tokens:
-        raise InputError("there is no word to hide, nothing to score: give more text.")
-    loss = nats / tokens
-    with np.errstate(over="ignore"):
-        perplexity = np.exp(loss)
-    if not np.isfinite(perplexity):
-        raise InputError(
-            f"the perplexity is not finite (the loss is {loss:g} nats), training has "
-            "diverged: lower the learning rate."
-        )
-    return {
-        "loss": float(loss),
-        "perplexity": float(perplexity),
-        "accuracy": float(hits / tokens),
-    }
 
 
 def _check_settings(
