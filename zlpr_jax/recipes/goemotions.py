@@ -15,7 +15,7 @@ from pathlib import Path
 from zlpr_jax._errors import InputError
 from zlpr_jax.recipes._config import ExperimentConfig, TextConfig, check
 
-TEXT = TextConfig(length=64)
+TEXT = TextConfig(length=64, learning_rate=2e-4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
