@@ -186,8 +186,7 @@ class ExperimentConfig(LoopConfig):
         validation: Share of the training rows that validates, in (0, 1); which rows is
             the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
         refit: Whether to train again on all rows. Without, the model is the one with
-            the best validation score, in half the time. By default yes, with an encoder
-            no.
+            the best validation score, in half the time.
         steps: Optimizer steps at most. By default 3000, above 10,000 labels 1000.
         batch_size: Rows per step, over all devices. By default 128, above 10,000 labels
             512, with an encoder 32.
@@ -197,8 +196,8 @@ class ExperimentConfig(LoopConfig):
             stops early.
         report_every: Steps between reports. By default 25, above 10,000 labels 5.
         accumulate: Parts that a batch is worked off in, for less memory.
-        bucket: Put rows of similar length into one batch, where rows have lengths. By
-            default no, with an encoder yes.
+        bucket: Put rows of similar length into one batch, where rows have lengths; with
+            an encoder they always are.
         model: The network.
         optimizer: The optimizer.
         bce_learning_rate: Learning rate for bce where it needs its own.
@@ -210,14 +209,14 @@ class ExperimentConfig(LoopConfig):
     encoder: Path | None = None
     text: TextConfig = _TEXT
     validation: float = 0.2
-    refit: bool | None = None
+    refit: bool = True
     steps: int | None = None
     batch_size: int | None = None
     eval_every: int | None = None
     patience: int | None = 20
     report_every: int | None = None
     accumulate: int = 1
-    bucket: bool | None = None
+    bucket: bool = False
     model: ModelConfig = _MODEL
     optimizer: OptimizerConfig = _OPTIMIZER
     bce_learning_rate: float | None = None
@@ -236,21 +235,17 @@ class ExperimentConfig(LoopConfig):
 
 _FEW = {
     "losses": ("zlpr", "bce"),
-    "refit": True,
     "steps": 3000,
     "batch_size": 128,
     "eval_every": 50,
     "report_every": 25,
-    "bucket": False,
     "model": {"hidden": (512,), "dropout": 0.5},
 }
 # with an encoder
 _TEXTS = {
     **_FEW,
-    "refit": False,
     "batch_size": 32,
     "eval_every": 500,
-    "bucket": True,
 }
 _MANY = {
     **_FEW,
@@ -280,7 +275,7 @@ def settle(config: Config, labels: int) -> Config:
             f"{labels}: leave --encoder out."
         )
     if config.encoder is not None:
-        return _filled(config, _TEXTS)
+        return dataclasses.replace(_filled(config, _TEXTS), bucket=True)
     return _filled(config, _MANY if many else _FEW)
 
 

@@ -204,7 +204,7 @@ def _train_all(
             seed,
             problem.tasks[loss],
             optimizers[loss],
-            refit=bool(config.refit),
+            refit=config.refit,
             tuning=problem.tuning if loss in problem.tuned else None,
             initial=problem.initial,
             profile=profile,

@@ -29,7 +29,7 @@ class Config(ExperimentConfig):
 
     data: Path
     max_features: int = 20_000
-    refit: bool | None = False
+    refit: bool = False
     text: TextConfig = TEXT
 
     def __post_init__(self):
