@@ -152,7 +152,7 @@ def products(jaxpr):
 @pytest.mark.parametrize("name", ["multilabel", "bce", "extreme"])
 def test_computes_in_the_dtype_of_the_parameters(name, kind):
     data = data_of(kind)
-    options = {"loss": multilabel.bce_loss} if name == "bce" else {}
+    options = {"objective": multilabel.BCE} if name == "bce" else {}
     task = make("extreme" if name == "extreme" else "multilabel", data, **options)
     params, state = task.init(jax.random.key(0))
     batch, key = task.batch(data, 40), jax.random.key(1)

@@ -182,7 +182,6 @@ class ExperimentConfig(LoopConfig):
         r_drop: Weight of the divergence with zlpr_rdrop, > 0.
         encoder: Folder of a pretrained encoder (BERT, NEZHA, RoFormer) to fine-tune on
             texts. By default texts become TF-IDF features.
-        text: How the encoder reads, and learns.
         validation: Share of the training rows that validates, in (0, 1); which rows is
             the same for every seed and loss. Above 10,000 labels at most 5,000 rows.
         refit: Whether to train again on all rows. Without, the model is the one with
@@ -201,13 +200,13 @@ class ExperimentConfig(LoopConfig):
         model: The network.
         optimizer: The optimizer.
         bce_learning_rate: Learning rate for bce where it needs its own.
+        text: How the encoder reads, and learns.
     """
 
     losses: tuple[Loss, ...] | None = None
     smoothing: float = 0.1
     r_drop: float = 0.5
     encoder: Path | None = None
-    text: TextConfig = _TEXT
     validation: float = 0.2
     refit: bool = True
     steps: int | None = None
@@ -220,6 +219,7 @@ class ExperimentConfig(LoopConfig):
     model: ModelConfig = _MODEL
     optimizer: OptimizerConfig = _OPTIMIZER
     bce_learning_rate: float | None = None
+    text: TextConfig = _TEXT
 
     def __post_init__(self):
         super().__post_init__()
