@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-import torch
-import transformers
 
 HERE = Path(__file__).parent
 SHAPE = {
@@ -30,6 +28,10 @@ MODELS = {
 
 def main() -> None:
     """Write a folder for each model, and outputs.safetensors."""
+    # here: pytest imports this file, and its environment has neither
+    import torch
+    import transformers
+
     rng = np.random.default_rng(0)
     arrays = {
         "tokens": rng.integers(0, 20, (3, 9)),
