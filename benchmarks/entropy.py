@@ -87,8 +87,10 @@ def entropy_time(settings: Settings) -> list[Row]:
                 settings.repeats or (5 if count <= 10_000 else 1),
                 warm=count <= 10_000,
             )
-            for value in values.values():
-                assert math.isclose(value, values["SciPy"], rel_tol=1e-4), values
+            for name, value in values.items():
+                # the usual dense distances are differences of large numbers
+                near = 1e-2 if name == "dense JAX" else 1e-4
+                assert math.isclose(value, values["SciPy"], rel_tol=near), values
             rows += [
                 ratio(times["ours"], time, "ms", peer, f"N {count}, d {dim}, {peer}")
                 for peer, time in times.items()
