@@ -302,7 +302,8 @@ def encoder_memory(settings: Settings) -> list[Row]:
 
 def encoder_tpu_step(settings: Settings) -> list[Row] | Row:
     """Memory of a chip for masked-language-model training, by the TPU compiler."""
-    from tests.models.test_bert_tpu import STEPS, encoder_steps
+    from _encoder_steps import STEPS, encoder_steps
+
     from tests.tpu_compile import INSTALLED, call
 
     if not INSTALLED:
