@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     # Without it a second process aborts on a lock file.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # The cost model of libtpu recurses past its default stack on steps of transformers.
+    "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=4194304",
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
 }

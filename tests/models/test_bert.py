@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import chex
 import jax
@@ -31,6 +32,7 @@ from zlpr_jax.losses import zlpr_loss
 from zlpr_jax.models.bert import Bert, BertConfig
 from zlpr_jax.nn import functionalize
 from zlpr_jax.training import make_mesh, param_shardings, put_batch
+from zlpr_jax.training._mesh import seen_by_modules
 
 each_kind = pytest.mark.parametrize("positions", POSITIONS)
 
@@ -376,6 +378,30 @@ def test_eight_devices_train_as_one():
         "stack/blocks/hidden/kernel": P(None, None, "fsdp"),
         "stack/blocks/output/kernel": P(None, "fsdp"),
     }
+
+
+def test_kernels_are_gathered_and_rows_are_not():
+    """Of eight devices each gathers one layer after another, and keeps its rows."""
+    model = Bert(configuration(width=128, hidden=512), rngs=nnx.Rngs(0))
+    graph, params, state = nnx.split(model, nnx.Param, ...)
+    mesh = make_mesh(data=4, fsdp=2)
+    params = nnx.to_pure_dict(params)
+    params = jax.device_put(params, param_shardings(mesh, params))
+    tokens = put_batch(mesh, np.zeros((64, 12), np.int32), 64)
+
+    def gathered(context):
+        def loss(params, tokens):
+            with seen_by_modules(context):
+                model = nnx.merge(graph, params, state)
+                return jnp.mean(model(tokens, key=jax.random.key(0)) ** 2)
+
+        text = jax.jit(jax.grad(loss)).lower(params, tokens).compile().as_text()
+        return set(re.findall(r"= \(?\w+\[([\d,]*)\].*?\ball-gather\(", text))
+
+    rows = "16,12,128"  # those of two devices
+    assert {"128,128", "128,512"} <= gathered(mesh)
+    assert rows not in gathered(mesh)
+    assert rows in gathered(None)  # what the compiler does by itself
 
 
 def _is_place(node):

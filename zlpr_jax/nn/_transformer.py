@@ -12,6 +12,7 @@ from zlpr_jax._typing import PyTree
 from zlpr_jax.nn._attention import SELF, Attention, Memory
 from zlpr_jax.nn._norm import LayerNorm
 from zlpr_jax.nn._positions import Places
+from zlpr_jax.nn._rows import keep_rows
 
 
 class Block(nnx.Module):
@@ -164,7 +165,7 @@ class Stack(nnx.Module):
         def step(x: Array, of_layer: tuple[PyTree, Any]) -> tuple[Array, None]:
             arrays, key = of_layer
             block = nnx.merge(graph, arrays)
-            return block(x, mask=mask, places=places, key=key), None
+            return block(keep_rows(x), mask=mask, places=places, key=key), None
 
         body = jax.checkpoint(step) if self.remat else step
         return jax.lax.scan(body, x, (arrays, keys))[0]

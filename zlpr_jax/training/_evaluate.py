@@ -11,7 +11,12 @@ from jax.sharding import Mesh
 from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
 from zlpr_jax.training._input import gather
-from zlpr_jax.training._mesh import process_rows, put_batch, replicated
+from zlpr_jax.training._mesh import (
+    process_rows,
+    put_batch,
+    replicated,
+    seen_by_modules,
+)
 
 
 def predict(
@@ -88,7 +93,8 @@ def _batch(task: Task, chunk: Sequence[Any], size: int, mesh: Mesh | None) -> Py
 def _predict_step(
     task: Task, mesh: Mesh | None, params: PyTree, state: PyTree, batch: PyTree
 ) -> PyTree:
-    outputs = task.predict(params, state, batch)
+    with seen_by_modules(mesh):
+        outputs = task.predict(params, state, batch)
     if mesh is None:
         return outputs
     return jax.lax.with_sharding_constraint(outputs, replicated(mesh))

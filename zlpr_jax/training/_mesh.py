@@ -1,5 +1,6 @@
 """Where arrays lie: one mesh, path rules for parameters, rows split over devices."""
 
+import contextlib
 import difflib
 import math
 import re
@@ -15,10 +16,10 @@ from jax.sharding import PartitionSpec as P
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
+from zlpr_jax.nn._rows import ROWS
 from zlpr_jax.optim._arrays import path_name
 
 AXES = ("data", "fsdp", "label")
-ROWS = ("data", "fsdp")
 # A smaller parameter stays whole: to gather its parts would cost more than they save.
 SMALL = 2**14
 
@@ -178,6 +179,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over `data` and `fsdp`, and the same along `label`."""
     return NamedSharding(mesh, P(ROWS))
+
+
+def seen_by_modules(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """A context in which modules keep rows where `batch_sharding` puts them."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
 from zlpr_jax.training._config import FitConfig
-from zlpr_jax.training._mesh import replicated
+from zlpr_jax.training._mesh import replicated, seen_by_modules
 from zlpr_jax.training._state import TrainState, state_shardings
 
 
@@ -78,7 +78,8 @@ def train_step(
         The new state and a `StepReport`.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(train.key), train.step)
-    loss, state, metrics, grads = _gradient(task, options, train, batch, key)
+    with seen_by_modules(mesh):
+        loss, state, metrics, grads = _gradient(task, options, train, batch, key)
     finite = jnp.stack(
         [jnp.isfinite(leaf).all() for leaf in (*jax.tree.leaves(grads), loss)]
     )
