@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
@@ -25,22 +24,12 @@ from zlpr_jax.recipes._autoencoder_results import (
 )
 from zlpr_jax.recipes._frechet import CHUNK, Frechet, generate, train_classifier
 from zlpr_jax.recipes._optimizer import make_optimizer
-from zlpr_jax.recipes._session import (
-    Interrupted,
-    Session,
-    fit_config,
-    interrupted_message,
-    mesh_of,
-    open_session,
-    run_path,
-    say,
-)
+from zlpr_jax.recipes._session import Session, open_session
 from zlpr_jax.recipes._settings import to_json
 from zlpr_jax.recipes.eae import Config
 from zlpr_jax.tasks.image import ImageModel, make_eae, make_vae
-from zlpr_jax.training import Profile, evaluate
+from zlpr_jax.training import evaluate
 from zlpr_jax.training._mesh import fetch
-from zlpr_jax.training._processes import is_main
 from zlpr_jax.training._run import CONFIG
 
 # Which images validate and test, and what is generated, never depends on a seed.
@@ -106,7 +95,7 @@ def run_autoencoders(
         hidden=config.hidden,
         channels=config.channels,
     )
-    path, settings = run_path(config, name), fit_config(config)
+    data = f"the images of {images.path}"
     files = {
         CONFIG: {
             "recipe": name,
@@ -117,33 +106,20 @@ def run_autoencoders(
             "settings": to_json(config, absolute=True),
         }
     }
-    console = Console(quiet=not is_main())
-    with open_session(
-        config,
-        path,
-        files,
-        settings,
-        mesh=mesh_of(config),
-        console=console,
-        data=f"the images of {images.path}",
-        resume=resume,
-    ) as session:
-        try:
-            with session.bar:
-                results, kept = _train_all(session, config, network, splits)
-        except Interrupted as place:
-            say(console, interrupted_message(place, path))
+    with open_session(name, config, files, data=data, resume=resume) as session:
+        trained = session.train(lambda: _train_all(session, config, network, splits))
+        if trained is None:
             return None
+        results, kept = trained
         if (folder := session.folder) is not None:
             params, state = kept
             folder.write_tree("params.safetensors", {"params": params, "state": state})
             with folder.writing("samples.png") as picture:
                 model = make_eae(network, entropy_weight=results["chosen"]["eae"])
                 draw(picture, results, *_shown(model, kept, splits.test))
-        session.complete(results, keep_checkpoints=config.keep_checkpoints)
-    print_models(console, results)
-    say(console, f"run folder: {path}")
-    say(console, f"picture: {path / 'samples.png'}")
+        session.complete(results)
+    print_models(session.console, results)
+    session.say_paths("samples.png")
     return results
 
 
@@ -192,8 +168,6 @@ def _train_all(
         floor = frechet.distance(images[np.sort(seen)], _features(parts["test"]))
     models = [("eae", weight) for weight in config.entropy_weights]
     models += [("vae", beta) for beta in config.vae_betas]
-    folder = session.checkpoints.folder.parent
-    profile = Profile(folder / "profile", config.profile) if config.profile else None
     tx = make_optimizer(config.optimizer, config.steps)
     measured: list[dict[str, Any]] = []
     kept: dict[float, tuple[PyTree, PyTree]] = {}
@@ -216,9 +190,7 @@ def _train_all(
                 checkpoints=f"{kind}-{weight:g}-{seed}",
                 log=log,
                 validation=splits.validation,
-                profile=profile,
             )
-            profile = None
             trained = fetch((fitted.params, fitted.state))
             scores: dict[str, Any] = {
                 part: _measure(model, trained, against, frechet)

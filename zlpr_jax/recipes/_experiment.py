@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import optax
-from rich.console import Console
 from scipy.sparse import csr_array
 
 from zlpr_jax._errors import InputError
@@ -23,23 +22,13 @@ from zlpr_jax.recipes._config import LINEAR_LABELS, ExperimentConfig, settle
 from zlpr_jax.recipes._optimizer import make_optimizer
 from zlpr_jax.recipes._problem import Problem, make_problem
 from zlpr_jax.recipes._results import print_table, summarize
-from zlpr_jax.recipes._session import (
-    Interrupted,
-    Session,
-    fit_config,
-    interrupted_message,
-    mesh_of,
-    open_session,
-    run_path,
-    say,
-)
+from zlpr_jax.recipes._session import Session, fit_config, mesh_of, open_session
 from zlpr_jax.recipes._settings import to_json
 from zlpr_jax.recipes._stages import Rows, Trained, train_once
 from zlpr_jax.recipes._text_encoder import read_text_encoder
 from zlpr_jax.tasks.features import vectorize
-from zlpr_jax.training import FitResult, Profile, make_mesh
+from zlpr_jax.training import FitResult, make_mesh
 from zlpr_jax.training._mesh import fetch
-from zlpr_jax.training._processes import is_main
 from zlpr_jax.training._run import CONFIG
 
 # Which rows validate never depends on the seed of a fit.
@@ -126,12 +115,10 @@ def run_experiment(
         parts = split(train, config.validation, most=problem.validation_rows)
     else:
         parts = train, validation
-    settings = fit_config(config)
+    steps = fit_config(config).steps
     optimizers = {
-        loss: _optimizer(config, loss, settings.steps, problem.rates)
-        for loss in problem.tasks
+        loss: _optimizer(config, loss, steps, problem.rates) for loss in problem.tasks
     }
-    path = run_path(config, name)
     files = {
         CONFIG: {
             "recipe": name,
@@ -147,25 +134,17 @@ def run_experiment(
             **problem.schema,
         },
     }
-    console = Console(quiet=not is_main())
+    rows = Rows(*parts, train, test)
     data = f"the rows of {train.path} and {test.path}"
     with open_session(
-        config,
-        path,
-        files,
-        settings,
-        mesh=mesh,
-        console=console,
-        data=data,
-        resume=resume,
+        name, config, files, data=data, resume=resume, mesh=mesh
     ) as session:
-        try:
-            with session.bar:
-                rows = Rows(*parts, train, test)
-                kept, trained = _train_all(session, rows, config, problem, optimizers)
-        except Interrupted as place:
-            say(console, interrupted_message(place, path))
+        done = session.train(
+            lambda: _train_all(session, rows, config, problem, optimizers)
+        )
+        if done is None:
             return None
+        kept, trained = done
         columns = {loss: [run.scores for run in runs] for loss, runs in trained.items()}
         for loss, runs in trained.items():
             if tuned := [run.tuned for run in runs if run.tuned]:
@@ -176,11 +155,10 @@ def run_experiment(
             tree = {"params": problem.saved(params), "state": state}
             folder.write_tree("params.safetensors", tree)
             _write_predictions(session, name, problem, trained, test)
-        session.complete(results, keep_checkpoints=config.keep_checkpoints)
+        session.complete(results)
     title = f"{name}: {len(test)} test rows"
-    print_table(console, title, results, problem.headings, problem.titles)
-    say(console, f"run folder: {path}")
-    say(console, f"picture: {path / 'curves.png'}")
+    print_table(session.console, title, results, problem.headings, problem.titles)
+    session.say_paths("curves.png")
     return results
 
 
@@ -192,8 +170,6 @@ def _train_all(
     optimizers: Mapping[str, optax.GradientTransformation],
 ) -> tuple[FitResult, dict[str, list[Trained]]]:
     """Train every seed under every loss; return also the model of the first."""
-    folder = session.checkpoints.folder.parent
-    profile = Profile(folder / "profile", config.profile) if config.profile else None
     kept: FitResult | None = None
     trained: dict[str, list[Trained]] = {loss: [] for loss in problem.tasks}
     for seed, loss in itertools.product(range(config.seeds), trained):
@@ -207,11 +183,10 @@ def _train_all(
             refit=config.refit,
             tuning=problem.tuning if loss in problem.tuned else None,
             initial=problem.initial,
-            profile=profile,
         )
         trained[loss].append(result)
         # the parameters of the others are let go
-        kept, profile = kept or fitted, None
+        kept = kept or fitted
     assert kept is not None
     return kept, trained
 

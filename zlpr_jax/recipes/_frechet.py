@@ -92,11 +92,12 @@ def train_classifier(
         eval_every=steps,
         report_every=session.settings.report_every,
     )
-    log = session.log.bind(model="classifier", seed=settings.seed)
-    session.bar.start("classifier", headline=task.headline)
+    name = "classifier"
+    log = session.log.bind(model=name, seed=settings.seed)
+    session.bar.start(name, headline=task.headline)
     tx = make_optimizer(OPTIMIZER, steps)
     fitted = session.fit(
-        "classifier", task, tx, images, settings, checkpoints="classifier", log=log
+        name, task, tx, images, settings, checkpoints=name, log=log, profile=False
     )
     params, state = fetch((fitted.params, fitted.state))
     scores, _ = evaluate(task, params, state, test, CHUNK)

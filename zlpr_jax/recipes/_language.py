@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from rich.console import Console
 
 from zlpr_jax._errors import InputError
 from zlpr_jax._typing import PyTree
@@ -18,22 +17,11 @@ from zlpr_jax.recipes._autoencoder_results import mean
 from zlpr_jax.recipes._language_config import LanguageConfig
 from zlpr_jax.recipes._language_results import Column, draw, print_models
 from zlpr_jax.recipes._optimizer import make_optimizer
-from zlpr_jax.recipes._session import (
-    Interrupted,
-    Session,
-    fit_config,
-    interrupted_message,
-    mesh_of,
-    open_session,
-    run_path,
-    say,
-)
+from zlpr_jax.recipes._session import Session, open_session, say
 from zlpr_jax.recipes._settings import to_json
 from zlpr_jax.tasks.language import make
-from zlpr_jax.training import Profile
 from zlpr_jax.training._mesh import fetch
 from zlpr_jax.training._parameters import named_leaves
-from zlpr_jax.training._processes import is_main
 from zlpr_jax.training._run import CONFIG
 
 ALIASES = {"mixture": "dense+dot"}
@@ -127,7 +115,6 @@ def run_language_models(
         positions=config.positions,
         dropout=config.dropout,
     )
-    path, settings = run_path(config, name), fit_config(config)
     parts = {
         part: getattr(problem, part) for part in ("training", "validation", "test")
     }
@@ -144,34 +131,21 @@ def run_language_models(
             "settings": to_json(config, absolute=True),
         },
     }
-    console = Console(quiet=not is_main())
-    with open_session(
-        config,
-        path,
-        begun,
-        settings,
-        mesh=mesh_of(config),
-        console=console,
-        data=problem.data,
-        resume=resume,
-    ) as session:
-        try:
-            with session.bar:
-                results, kept = _train_all(session, config, network, problem)
-        except Interrupted as place:
-            say(console, interrupted_message(place, path))
+    with open_session(name, config, begun, data=problem.data, resume=resume) as session:
+        trained = session.train(lambda: _train_all(session, config, network, problem))
+        if trained is None:
             return None
+        results, kept = trained
         picture = f"{problem.headline[0]}.png"
         if (folder := session.folder) is not None:
             params, state = kept
             folder.write_tree("params.safetensors", {"params": params, "state": state})
             with folder.writing(picture) as file:
                 draw(file, results, problem.headline[0])
-        session.complete(results, keep_checkpoints=config.keep_checkpoints)
-    say(console, problem.about)
-    print_models(console, results, problem.columns)
-    say(console, f"run folder: {path}")
-    say(console, f"picture: {path / picture}")
+        session.complete(results)
+    say(session.console, problem.about)
+    print_models(session.console, results, problem.columns)
+    session.say_paths(picture)
     return results
 
 
@@ -179,8 +153,6 @@ def _train_all(
     session: Session, config: LanguageConfig, network: DecoderConfig, problem: Problem
 ) -> tuple[dict[str, Any], tuple[PyTree, PyTree]]:
     """Train every model and seed; return results, and the best model of seed 0."""
-    folder = session.checkpoints.folder.parent
-    profile = Profile(folder / "profile", config.profile) if config.profile else None
     tx = make_optimizer(config.optimizer, config.steps)
     score, direction = problem.headline
     sign = 1 if direction == "max" else -1
@@ -207,9 +179,7 @@ def _train_all(
                 checkpoints=f"{attention}-{seed}",
                 log=log,
                 validation=problem.validation,
-                profile=profile,
             )
-            profile = None
             scores = {}
             for part in ("validation", "test"):
                 rows = getattr(problem, part)

@@ -22,25 +22,14 @@ from zlpr_jax.models.bert import BertConfig
 from zlpr_jax.models.pretrained import save_pretrained
 from zlpr_jax.recipes._mlm_text import Problem
 from zlpr_jax.recipes._optimizer import make_optimizer
-from zlpr_jax.recipes._session import (
-    Interrupted,
-    Session,
-    fit_config,
-    interrupted_message,
-    mesh_of,
-    open_session,
-    run_path,
-    say,
-)
+from zlpr_jax.recipes._session import Session, open_session, say
 from zlpr_jax.recipes._settings import to_json
 from zlpr_jax.recipes.mlm import Config
 from zlpr_jax.tasks.masked import make
-from zlpr_jax.training import Profile
 from zlpr_jax.training._curves import draw_panels
 from zlpr_jax.training._digests import sync_folder
 from zlpr_jax.training._mesh import fetch
 from zlpr_jax.training._parameters import named_leaves
-from zlpr_jax.training._processes import is_main
 from zlpr_jax.training._run import CONFIG
 
 NAME = "mlm"
@@ -64,7 +53,6 @@ def run_masked(
     Raises:
         InputError: If the settings do not allow it, or training fails.
     """
-    path, settings = run_path(config, NAME), fit_config(config)
     rows = {"training": problem.training, "validation": problem.validation}
     begun = {
         CONFIG: {
@@ -76,37 +64,22 @@ def run_masked(
             "settings": to_json(config, absolute=True),
         },
     }
-    console = Console(quiet=not is_main())
-    with open_session(
-        config,
-        path,
-        begun,
-        settings,
-        mesh=mesh_of(config),
-        console=console,
-        data=problem.data,
-        resume=resume,
-    ) as session:
-        try:
-            with session.bar:
-                results, kept = _train_all(session, config, problem)
-        except Interrupted as place:
-            say(console, interrupted_message(place, path))
+    with open_session(NAME, config, begun, data=problem.data, resume=resume) as session:
+        trained = session.train(lambda: _train_all(session, config, problem))
+        if trained is None:
             return None
+        results, kept = trained
+        encoder = session.path / ENCODER
         if (folder := session.folder) is not None:
-            write_encoder(path / ENCODER, problem.network, kept, problem.tokenizer)
+            write_encoder(encoder, problem.network, kept, problem.tokenizer)
             with folder.writing(PICTURE) as file:
                 draw(file, session.log.rows(), problem.unigram["loss"])
-        session.complete(results, keep_checkpoints=config.keep_checkpoints)
-    say(console, problem.about)
-    print_scores(console, results)
-    say(console, f"run folder: {path}")
-    say(console, f"picture: {path / PICTURE}")
-    encoder = shlex.quote(str(path / ENCODER))
-    say(
-        console,
-        f"fine-tune it: zlpr-jax train multilabel --data FILE --encoder {encoder}",
-    )
+        session.complete(results)
+    say(session.console, problem.about)
+    print_scores(session.console, results)
+    session.say_paths(PICTURE)
+    command = "zlpr-jax train multilabel --data FILE --encoder"
+    say(session.console, f"fine-tune it: {command} {shlex.quote(str(encoder))}")
     return results
 
 
@@ -192,8 +165,6 @@ def _train_all(
     session: Session, config: Config, problem: Problem
 ) -> tuple[dict[str, Any], PyTree]:
     """Train with every seed; return results, and the parameters of the best."""
-    folder = session.checkpoints.folder.parent
-    profile = Profile(folder / "profile", config.profile) if config.profile else None
     tx = make_optimizer(config.optimizer, config.steps)
     task = make(
         problem.network,
@@ -223,9 +194,7 @@ def _train_all(
             log=session.log.bind(seed=seed),
             validation=problem.validation,
             initial=initial,
-            profile=profile,
         )
-        profile = None
         found = session.evaluate(task, fitted.params, fitted.state, problem.validation)
         session.bar.finish(f"best at step {fitted.step} of {config.steps}")
         seeds.append({"step": fitted.step, **found[0]})

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
@@ -36,6 +36,8 @@ from zlpr_jax.training import (
 from zlpr_jax.training._processes import any_process, is_main, same_everywhere
 from zlpr_jax.training._run import CHECKPOINTS, CONFIG, RESULTS, resume_command
 
+T = TypeVar("T")
+
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM, with more to do; the text says how far it came."""
@@ -45,22 +47,47 @@ class Session(NamedTuple):
     """A recipe at work.
 
     Attributes:
-        folder: The run folder; `None` in all processes but the first.
+        path: The run folder.
+        folder: What writes to it; `None` in all processes but the first.
         settings: Steps, batches and evaluation.
         mesh: Devices; `None` for one.
         checkpoints: How often, and a folder for the folders of all fits.
+        keep_checkpoints: Whether they stay when the run is complete.
+        profiles: What to trace of the first training; empty after it.
         log: Where metrics are written.
+        console: Where to print; quiet in all processes but the first.
         bar: Shows progress.
         interrupted: Set by Ctrl-C and SIGTERM.
     """
 
+    path: Path
     folder: RunFolder | None
     settings: FitConfig
     mesh: Mesh | None
     checkpoints: CheckpointConfig
+    keep_checkpoints: bool
+    profiles: Iterator[Profile]
     log: MetricsLog
+    console: Console
     bar: ProgressBar
     interrupted: threading.Event
+
+    def train(self, work: Callable[[], T]) -> T | None:
+        """Call what calls `fit`, and show its progress.
+
+        Args:
+            work: Trains everything.
+
+        Returns:
+            What `work` returned; `None` if Ctrl-C or SIGTERM came, after saying so.
+        """
+        try:
+            with self.bar:
+                return work()
+        except Interrupted as place:
+            command = resume_command(self.path)
+            say(self.console, f"interrupted at {place}; continue with: {command}")
+            return None
 
     def fit(
         self,
@@ -75,7 +102,7 @@ class Session(NamedTuple):
         stage: str = "",
         validation: Any = None,
         initial: tuple[PyTree, PyTree] | None = None,
-        profile: Profile | None = None,
+        profile: bool = True,
     ) -> FitResult:
         """Train, from where checkpoints left it.
 
@@ -90,7 +117,7 @@ class Session(NamedTuple):
             stage: What this is a part of `name` for; shown beside the bar.
             validation: Records that choose the parameters.
             initial: Parameters and state to begin with, instead of random ones.
-            profile: Steps to trace.
+            profile: Whether the first training, which is traced, may be this one.
 
         Raises:
             Interrupted: If there was a Ctrl-C or SIGTERM.
@@ -110,7 +137,7 @@ class Session(NamedTuple):
                 checkpoints=dataclasses.replace(self.checkpoints, folder=folder),
                 metrics=log,
                 report=self.bar.update,
-                profile=profile,
+                profile=next(self.profiles, None) if profile else None,
             )
             if not fitted.interrupted:
                 return fitted
@@ -124,42 +151,51 @@ class Session(NamedTuple):
         size = self.settings.batch_size
         return evaluate(task, params, state, records, size, mesh=self.mesh)
 
-    def complete(self, results: Mapping[str, Any], *, keep_checkpoints: bool) -> None:
+    def complete(self, results: Mapping[str, Any]) -> None:
         """Write the results, after all else, and remove checkpoints."""
         if self.folder is None:
             return
         self.folder.write_json(RESULTS, results)
-        if not keep_checkpoints:
+        if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoints.folder)
+
+    def say_paths(self, picture: str) -> None:
+        """Print where the run folder and its picture are.
+
+        Args:
+            picture: The name of the picture.
+        """
+        say(self.console, f"run folder: {self.path}")
+        say(self.console, f"picture: {self.path / picture}")
 
 
 @contextlib.contextmanager
 def open_session(
+    name: str,
     config: LoopConfig,
-    path: Path,
     files: Mapping[str, Any],
-    settings: FitConfig,
     *,
-    mesh: Mesh | None,
-    console: Console,
     data: str,
     resume: bool,
+    mesh: Mesh | None = None,
 ) -> Iterator[Session]:
     """Make or open a run folder, and close all of it in order.
 
     Args:
+        name: Names the default run folder.
         config: The recipe's settings.
-        path: The run folder.
         files: What it begins with; config.json among them, with "sha256" of the data.
-        settings: Those of every fit, but for the seed.
-        mesh: Devices.
-        console: Where the bar is drawn.
         data: What the data are, for the error if they are not those of the run.
         resume: Whether to go on with a run.
+        mesh: Devices; by default those that the settings ask for.
 
     Raises:
-        InputError: If the folder cannot be made, or gone on with.
+        InputError: If the settings do not allow it, or the folder cannot be made, or
+            gone on with.
     """
+    # the same in all processes
+    path = Path(same_everywhere(str(config.run or default_run(name))))
+    settings, mesh = fit_config(config), mesh or mesh_of(config)
     events = path / "tensorboard" if config.tensorboard else None
     opened = _open(path, files, data, resume=resume)
     with (
@@ -167,19 +203,27 @@ def open_session(
         first_interrupt() as interrupted,
         MetricsLog(path / "metrics.jsonl", tensorboard=events) as log,
     ):
-        bar = ProgressBar(console)
+        console = Console(quiet=not is_main())
         saves = CheckpointConfig(
             folder=path / CHECKPOINTS,
             every=config.save_every,
             keep_last=config.keep_last,
             verify=config.verify,
         )
-        yield Session(folder, settings, mesh, saves, log, bar, interrupted)
-
-
-def run_path(config: LoopConfig, name: str) -> Path:
-    """The run folder to make, the same in all processes."""
-    return Path(same_everywhere(str(config.run or default_run(name))))
+        traces = [Profile(path / "profile", config.profile)] if config.profile else []
+        yield Session(
+            path=path,
+            folder=folder,
+            settings=settings,
+            mesh=mesh,
+            checkpoints=saves,
+            keep_checkpoints=config.keep_checkpoints,
+            profiles=iter(traces),
+            log=log,
+            console=console,
+            bar=ProgressBar(console),
+            interrupted=interrupted,
+        )
 
 
 def mesh_of(config: LoopConfig) -> Mesh | None:
@@ -196,11 +240,6 @@ def fit_config(config: LoopConfig) -> FitConfig:
     """What of a recipe's settings is for `fit`."""
     names = {field.name for field in dataclasses.fields(FitConfig)} - {"seed"}
     return FitConfig(**{k: v for k, v in vars(config).items() if k in names})
-
-
-def interrupted_message(place: Interrupted, path: Path) -> str:
-    """What to say of an interruption."""
-    return f"interrupted at {place}; continue with: {resume_command(path)}"
 
 
 def say(console: Console, text: str) -> None:

@@ -10,7 +10,7 @@ from zlpr_jax._task import Task
 from zlpr_jax._typing import PyTree
 from zlpr_jax.data.multilabel import MultilabelData
 from zlpr_jax.recipes._session import Session
-from zlpr_jax.training import FitResult, Profile
+from zlpr_jax.training import FitResult
 
 
 class Rows(NamedTuple):
@@ -48,7 +48,6 @@ def train_once(
     refit: bool,
     tuning: Callable[..., Callable[..., Any]] | None,
     initial: Callable[[int], tuple[PyTree, PyTree]] | None,
-    profile: Profile | None,
 ) -> tuple[FitResult, Trained]:
     """Train and score one seed under one loss, from where checkpoints left it.
 
@@ -62,7 +61,6 @@ def train_once(
         refit: Whether to train again on all rows.
         tuning: `Problem.tuning`, if a threshold is to be tuned.
         initial: `Problem.initial`.
-        profile: Steps of the first fit to trace.
 
     Raises:
         Interrupted: If there was a Ctrl-C or SIGTERM.
@@ -74,7 +72,6 @@ def train_once(
         records: MultilabelData,
         steps: int,
         validation: MultilabelData | None = None,
-        profile: Profile | None = None,
     ) -> FitResult:
         return session.fit(
             name,
@@ -87,7 +84,6 @@ def train_once(
             stage="" if stage == "search" else "all rows",
             validation=validation,
             initial=initial and initial(seed),
-            profile=profile,
         )
 
     def scored(fitted: FitResult, records: MultilabelData):
@@ -95,7 +91,7 @@ def train_once(
 
     session.bar.start(name, headline=task.headline)
     stage, steps = "search", session.settings.steps
-    fitted = run(stage, rows.fitting, steps, rows.validation, profile)
+    fitted = run(stage, rows.fitting, steps, rows.validation)
     tune = tuning and tuning(scored(fitted, rows.validation)[1], rows.validation)
     if refit:
         # the same number of epochs, which with more rows is more steps
