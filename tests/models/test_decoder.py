@@ -233,7 +233,7 @@ def test_memory(attention):
         lambda model: model.begin(GIVEN[:, :3], jnp.asarray(LENGTHS), room=10), model
     )
     assert len(state.memories) == LAYERS
-    shape = (len(TOKENS), 10, HEADS, WIDTH // HEADS)
+    shape = (len(TOKENS), HEADS, WIDTH // HEADS, 10)
     for memory in state.memories:
         chex.assert_shape(memory.values, shape)
         assert len(memory.keys) == len(attention)

@@ -115,6 +115,7 @@ class DecoderState(NamedTuple):
 
     Attributes:
         memories: For each layer, with room for S tokens; token t of a text is at t.
+            Their arrays are `[B, H, d, S]`.
         lengths: `[B]`, tokens of each text so far.
     """
 
@@ -253,7 +254,7 @@ class Decoder(nnx.Module):
         x = self._embed(tokens, None)
         for block in self.stack.unstacked():
             x, memory = block.remember_and_attend(x, mask=mask)
-            memories.append(jax.tree.map(lambda new: _with_room(new, room), memory))
+            memories.append(_with_room(_tokens_last(memory), room))
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
         return self._logits(last)[:, 0], DecoderState(memories, lengths)
 
@@ -276,7 +277,7 @@ class Decoder(nnx.Module):
         count, length = tokens.shape
         rows = jnp.arange(count)[:, None]
         positions = state.lengths[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
-        room = state.memories[0].values.shape[1]
+        room = state.memories[0].values.shape[-1]
         mask = jnp.arange(room, dtype=jnp.int32)[None, None] <= positions[:, :, None]
         memories = []
         x = self._embed(tokens, positions)
@@ -289,7 +290,7 @@ class Decoder(nnx.Module):
             x, memory = block.remember_and_attend(
                 x, memory=write, mask=mask, places=Places(positions)
             )
-            memories.append(memory)
+            memories.append(_tokens_last(memory))
         return self._logits(x), DecoderState(memories, state.lengths + length)
 
     def generate(
@@ -474,15 +475,30 @@ def _makers(
     }
 
 
-def _with_room(new: Float[Array, "B T H d"], room: int) -> Float[Array, "B S H d"]:
-    return jnp.pad(new, [(0, 0), (0, room - new.shape[1]), (0, 0), (0, 0)])
+def _tokens_last(memory: Memory) -> Memory:
+    """`[B, H, d, S]`, as the products of attention read it: nothing is copied for them.
+
+    With tokens before heads, each step would write all of it in another order.
+    """
+    return jax.tree.map(lambda array: array.transpose(0, 2, 3, 1), memory)
+
+
+def _with_room(memory: Memory, room: int) -> Memory:
+    def pad(array: Float[Array, "B H d T"]) -> Float[Array, "B H d S"]:
+        return jnp.pad(array, [(0, 0)] * 3 + [(0, room - array.shape[-1])])
+
+    return jax.tree.map(pad, memory)
 
 
 def _written(
     memory: Memory, rows: Int[Array, "B 1"], positions: Int[Array, "B T"], new: Memory
 ) -> Memory:
-    """What is remembered, with new tokens at their positions."""
-    return jax.tree.map(lambda old, new: old.at[rows, positions].set(new), memory, new)
+    """What is remembered `[B, S, H, d]`, with new tokens at their positions."""
+
+    def write(old: Float[Array, "B H d S"], new: Float[Array, "B T H d"]) -> Array:
+        return old.at[rows, :, :, positions].set(new).transpose(0, 3, 1, 2)
+
+    return jax.tree.map(write, memory, new)
 
 
 def _check_at_least(low: int, name: str, value: int) -> None:
