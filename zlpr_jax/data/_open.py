@@ -70,7 +70,7 @@ def read_bytes(path: Path) -> bytes:
                 f"({error}): copy it again"
             ) from None
     if not content.strip():
-        raise InputError(f"{path}: is empty; expected at least one row")
+        raise InputError(f"{path}: is empty; expected some content: check the path")
     return content
 
 
