@@ -98,9 +98,12 @@ def test_the_page_on_the_optimizers_runs(tmp_path, monkeypatch):
 
 
 def test_the_page_on_encoders_runs():
-    encoder, tokenizer = names_after("encoders.md")
+    encoder, packed, tokenizer = names_after("encoders.md")
     assert encoder["hidden"].shape == (2, 4, 32)
     assert encoder["unexpected"] == ()
+    assert [row.tolist() for row in packed["rows"]] == [[0, 2], [1, 3]]
+    alone = packed["bert"](packed["tokens"][:, 4:])
+    assert packed["hidden"][:, 4:] == pytest.approx(np.asarray(alone), abs=1e-5)
     assert tokenizer["span"] == (1, 2)
     assert tokenizer["text"] == "iPhone"
 
