@@ -190,8 +190,9 @@ class Bert(nnx.Module):
                 f"{self.config.max_length}: cut the texts."
             )
         if segments is not None:
-            real = segments != 0
-            where = real if where is None else where & real
+            if where is not None:
+                segments = jnp.where(where, segments, 0)
+            where = segments != 0
         x = _rows(self.tokens[...], tokens, where)
         types = self.token_types[...]
         if token_types is None:
@@ -209,10 +210,10 @@ class Bert(nnx.Module):
         if keys[0] is not None:
             x = self.dropout(x, deterministic=False, rngs=keys[0])
         mask = None
-        if where is not None:
-            mask = jnp.broadcast_to(where[:, None], (len(where), length, length))
         if segments is not None:
-            mask = mask & segment_mask(segments)
+            mask = segment_mask(segments)
+        elif where is not None:
+            mask = jnp.broadcast_to(where[:, None], (len(where), length, length))
         places = Places(positions, positions)
         return self.stack(x, mask=mask, places=places, key=keys[1])
 
