@@ -155,22 +155,27 @@ def test_texts_may_share_a_row(positions):
     """One row of 3 texts, longer than max_length, gives what 3 rows give."""
     model = noisy_bert(configuration(positions=positions, max_length=7))
     rng = np.random.default_rng(0)
-    where = np.arange(7) < np.array([[7], [3], [6]])
-    tokens, types = (rng.integers(0, size, where.shape) for size in (20, 2))
-    alone = run(model, *map(np.asarray, (tokens, where, types)))["hidden"]
+    taken = np.arange(7) < np.array([[7], [3], [6]])
+    where = taken.copy()
+    where[2, 5] = False  # in the row, but not real
+    tokens, types = (
+        rng.integers(0, size, where.shape).astype(np.int32) for size in (20, 2)
+    )
+    alone = run(model, tokens, where, types)["hidden"]
 
     def packed(array, padding):
-        row = np.concatenate([array[where], [padding] * 2])
-        return row[None].astype(np.int32)
+        return np.append(array[taken], [padding] * 2)[None].astype(array.dtype)
 
-    place, text = np.indices(where.shape)[::-1]
+    text, place = np.indices(where.shape, np.int32)
     together = oracles.jit(model)(
         packed(tokens, -1),
+        where=packed(where, True),
         token_types=packed(types, -1),
         positions=packed(place, -1),
         segments=packed(text + 1, 0),
     )
-    np.testing.assert_allclose(together[0, :-2], alone[where], atol=1e-5)
+    real = packed(where, False)
+    np.testing.assert_allclose(together[real], alone[where], atol=1e-5)
     assert np.isfinite(together).all()
 
 
