@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from zlpr_jax.models._batch_norm import EPSILON, MOMENTUM
 from zlpr_jax.models.eae import (
     EAE,
-    EPSILON,
-    MOMENTUM,
     VAE,
     Autoencoder,
     AutoencoderConfig,

@@ -9,16 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from zlpr_jax._typing import AxisName
-
-# Per step, for the running mean and variance of the codes: an average over the last 10
-# batches or so. A longer one falls behind the encoder, and remembers where it began:
-# 4 % of them are left after 30 steps, where with 0.99 it would be 74 %.
-MOMENTUM = 0.9
-# Added to the variance of the codes. It has to be small against any that the encoder
-# may choose, since only the normalised codes are trained: 1e-5, the usual one, would
-# make codes with standard deviation 0.01 too small by 5 %. It only keeps a dimension
-# without variance finite.
-EPSILON = 1e-8
+from zlpr_jax.models._batch_norm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +142,7 @@ class EAE(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.encoder = _Encoder(config, config.latent, rngs=rngs)
-        self.norm = _BatchNorm(config.latent, axis_name)
+        self.norm = BatchNorm(config.latent, axis_name)
         self.decoder = _Decoder(config, rngs=rngs)
 
     def encode(
@@ -304,40 +295,6 @@ def spherical_interpolation(
     last = jnp.where(straight[None], t, jnp.sin(t * angle) / sine)
     path = first * a[None] + last * b[None]
     return path.at[0].set(a).at[-1].set(b)
-
-
-class _BatchNorm(nnx.Module):
-    """Batch normalisation without scale and bias, over devices too.
-
-    `nnx.BatchNorm` takes the mean of the devices' means, which is that of the batch
-    only where all of them have as many real rows.
-    """
-
-    def __init__(self, width: int, axis_name: AxisName | None):
-        self.axis_name = axis_name
-        self.mean = nnx.BatchStat(jnp.zeros(width))
-        self.var = nnx.BatchStat(jnp.ones(width))
-
-    def __call__(
-        self, x: Float[Array, "N d"], *, training: bool, where: Bool[Array, " N"] | None
-    ) -> Float[Array, "N d"]:
-        mean, var = self.mean[...], self.var[...]
-        if training:
-            real = jnp.ones((len(x),), bool) if where is None else where
-            number = self._total(real.astype(x.dtype))
-
-            def average(rows: Array) -> Array:
-                return self._total(jnp.where(real[:, None], rows, 0)) / number
-
-            mean = average(x)
-            var = average(jnp.square(x - mean[None]))
-            for running, new in ((self.mean, mean), (self.var, var)):
-                running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * new
-        return (x - mean[None]) * jax.lax.rsqrt(var + EPSILON)[None]
-
-    def _total(self, rows: Float[Array, "N ..."]) -> Float[Array, "..."]:
-        total = rows.sum(0)
-        return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
 
 class _Encoder(nnx.Module):
